@@ -1,0 +1,1 @@
+"""Apache Beam jobs: export of paired patches."""

@@ -1,0 +1,1 @@
+"""Metrics: fidelity, consistency, sharpness, hallucination."""

@@ -1,0 +1,1 @@
+"""What is trained, exported and served: the Harmonizer and its parts."""

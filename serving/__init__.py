@@ -1,0 +1,1 @@
+"""SavedModels, the development server, the client and whole scenes."""

@@ -1,0 +1,1 @@
+"""The Keras trainer and the evaluation."""

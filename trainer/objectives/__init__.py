@@ -1,0 +1,1 @@
+"""One file a training method: its losses and its training step."""
