@@ -12,7 +12,8 @@ from harmonize_tf.errors import FlagError
 
 BANDS = ("blue", "green", "red", "nir", "swir1", "swir2")
 BAND_SETS: Mapping[str, tuple[str, ...]] = {"rgb": BANDS[:3], "rgbn": BANDS[:4], "all6": BANDS}
-LEVELS = ("toa", "sr")
+# Top of atmosphere, surface reflectance, and display values (8-bit, stretched) that are no reflectance at all.
+LEVELS = ("toa", "sr", "uncalibrated")
 LANDSAT_SPACECRAFT = ("LANDSAT_8", "LANDSAT_9")
 SENTINEL_SPACECRAFT = ("SENTINEL_2A", "SENTINEL_2B", "SENTINEL_2C")
 

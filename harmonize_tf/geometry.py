@@ -1,0 +1,229 @@
+"""Grids, the pair grid, warping onto it, and the shift between two images.
+
+Landsat's 30 m cells have their corners at 15 mod 30 m, its panchromatic ones at 7.5 mod 15 m, Sentinel-2's at
+0 mod 10 m. They do not nest, so every scene is warped once onto the pair grid: Sentinel-2's 10 m lattice, whose
+30 m cells have their corners at 10 mod 30 m. That leaves Landsat a shift of 5 m, a sixth of a pixel, where a cubic
+kernel keeps 0.85 of the Nyquist frequency; corners at 0 mod 30 m would mean half a pixel, where it keeps nothing.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import rasterio.warp
+from affine import Affine
+from rasterio.crs import CRS
+from rasterio.enums import Resampling
+from skimage.registration import phase_cross_correlation
+
+from harmonize_tf.errors import SceneError
+
+CELL = 30  # m, the cell in which the 10, 15 and 30 m pixels nest
+ORIGIN = 10  # m, corners of the cells modulo CELL, easting and (northern-hemisphere) northing
+SOUTHERN_FALSE_NORTHING = 10_000_000  # m, of the UTM zones 327xx
+PATCH = 1920  # m, side of a patch
+
+
+@dataclasses.dataclass(frozen=True)
+class Grid:
+    """A north-up raster's place on the ground.
+
+    Attributes:
+      crs: coordinate reference system, such as "EPSG:32633".
+      left: coordinate of the left edge, CRS units.
+      top: coordinate of the upper edge, CRS units.
+      pixel: size of a pixel, CRS units (width, height), both positive.
+      shape: rows and columns.
+    """
+
+    crs: str
+    left: float
+    top: float
+    pixel: tuple[float, float]
+    shape: tuple[int, int]
+
+    @classmethod
+    def of(cls, crs: Any, transform: Affine, shape: tuple[int, int]) -> "Grid":
+        """The grid of a rasterio dataset.
+
+        Raises:
+          SceneError: the raster has no CRS, or is rotated or not north-up.
+        """
+        if crs is None:
+            raise SceneError(
+                "the raster has no coordinate reference system, expected one; assign it with "
+                f"`rio edit-info --crs`. Received: crs={crs}"
+            )
+        if transform.b or transform.d or transform.a <= 0 or transform.e >= 0:
+            raise SceneError(f"expected a north-up raster; warp it first. Received: transform={tuple(transform)[:6]}")
+        return cls(CRS.from_user_input(crs).to_string(), transform.c, transform.f, (transform.a, -transform.e), shape)
+
+    @property
+    def transform(self) -> Affine:
+        """The affine transform from (column, row) to CRS coordinates."""
+        return Affine(self.pixel[0], 0.0, self.left, 0.0, -self.pixel[1], self.top)
+
+    @property
+    def bounds(self) -> tuple[float, float, float, float]:
+        """Left, bottom, right, top in CRS units."""
+        rows, columns = self.shape
+        return self.left, self.top - rows * self.pixel[1], self.left + columns * self.pixel[0], self.top
+
+    def window(self, row: int, column: int, rows: int, columns: int) -> "Grid":
+        """The grid of a window, which may reach over the edges."""
+        width, height = self.pixel
+        left, top = self.left + column * width, self.top - row * height
+        return dataclasses.replace(self, left=left, top=top, shape=(rows, columns))
+
+    def at(self, pixel: float) -> "Grid":
+        """The same ground in square pixels of another size, which must divide it."""
+        rows, columns = (size * p / pixel for size, p in zip(self.shape, self.pixel[::-1], strict=True))
+        if not (math.isclose(rows, round(rows)) and math.isclose(columns, round(columns))):
+            raise SceneError(f"pixels of {pixel} m do not divide the grid. Received: grid={self}")
+        return dataclasses.replace(self, pixel=(pixel, pixel), shape=(round(rows), round(columns)))
+
+    def offset_in(self, other: "Grid") -> tuple[int, int] | None:
+        """Row and column of this grid's corner in `other` if both are one lattice, else None."""
+        if self.crs != other.crs or not np.allclose(self.pixel, other.pixel, rtol=1e-9):
+            return None
+        row, column = (other.top - self.top) / self.pixel[1], (self.left - other.left) / self.pixel[0]
+        if abs(row - round(row)) > 1e-3 or abs(column - round(column)) > 1e-3:
+            return None
+        return round(row), round(column)
+
+
+def sentinel_crs(crs: str, bounds: tuple[float, float, float, float]) -> str:
+    """The UTM zone in which Sentinel-2 delivers what lies at `bounds`: 326xx in the north, 327xx in the south.
+
+    Landsat uses the northern zones on both hemispheres (negative northings in the south). Coordinates that are not
+    UTM go to the zone of the bounds' centre.
+    """
+    code = CRS.from_user_input(crs).to_epsg() or 0
+    left, bottom, right, top = bounds
+    if 32701 <= code <= 32760:
+        return f"EPSG:{code if (bottom + top) / 2 < SOUTHERN_FALSE_NORTHING else code - 100}"
+    if 32601 <= code <= 32660:
+        return f"EPSG:{code + 100 if (bottom + top) / 2 < 0 else code}"
+    west, south, east, north = rasterio.warp.transform_bounds(crs, "EPSG:4326", *bounds)
+    zone = int(((west + east) / 2 + 180) // 6) % 60 + 1
+    return f"EPSG:{(32600 if south + north >= 0 else 32700) + zone}"
+
+
+def lattice_origin(crs: str) -> tuple[int, int]:
+    """Easting and northing, modulo `CELL`, of the pair grid's cell corners in a UTM zone."""
+    southern = 32701 <= (CRS.from_user_input(crs).to_epsg() or 0) <= 32760
+    return ORIGIN, (ORIGIN + southern * SOUTHERN_FALSE_NORTHING) % CELL
+
+
+def pair_grid(grid: Grid) -> Grid:
+    """The pair grid at 10 m, in Sentinel-2's UTM zone, that covers a scene's grid; sides are multiples of 30 m."""
+    crs = sentinel_crs(grid.crs, grid.bounds)
+    bounds = grid.bounds
+    if crs != grid.crs:
+        bounds = rasterio.warp.transform_bounds(grid.crs, crs, *bounds, densify_pts=51)
+    east, north = lattice_origin(crs)
+    # A nanometre of slack: a corner that lies on the lattice stays there.
+    left, bottom, right, top = bounds
+    left, right = (_snap(left + 1e-6, east, math.floor), _snap(right - 1e-6, east, math.ceil))
+    bottom, top = (_snap(bottom + 1e-6, north, math.floor), _snap(top - 1e-6, north, math.ceil))
+    return Grid(crs, left, top, (10.0, 10.0), (round((top - bottom) / 10), round((right - left) / 10)))
+
+
+def _snap(coordinate: float, origin: int, rounding: Any) -> float:
+    return float(origin + CELL * rounding((coordinate - origin) / CELL))
+
+
+def warp(values: np.ndarray, valid: np.ndarray, source: Grid, target: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Resamples an image onto another grid: cubic for values, "any invalid neighbour" for the mask.
+
+    Invalid pixels do not contribute to any value; a target pixel is valid when all of the (up to four) source pixels
+    nearest to its centre are. On one lattice this is a plain copy.
+
+    Args:
+      values: [height, width, band], float32.
+      valid: [height, width], bool.
+      source: their grid.
+      target: the grid to fill.
+
+    Returns:
+      Values [target height, target width, band], 0 where not valid, and the mask.
+    """
+    offset = target.offset_in(source)
+    if offset is not None:
+        return _copy(values, valid, offset, target.shape)
+    planes = np.where(valid, np.moveaxis(values, -1, 0), np.nan).astype(np.float32)
+    warped = np.full((len(planes), *target.shape), np.nan, np.float32)
+    shared = {
+        "src_transform": source.transform,
+        "src_crs": source.crs,
+        "dst_transform": target.transform,
+        "dst_crs": target.crs,
+        "tolerance": 0.0,
+    }
+    rasterio.warp.reproject(planes, warped, resampling=Resampling.cubic, src_nodata=np.nan, dst_nodata=np.nan, **shared)
+    # Outside of the source counts as valid here: those pixels are NaN above.
+    invalid = np.zeros(target.shape, np.float32)
+    rasterio.warp.reproject((~valid).astype(np.float32), invalid, resampling=Resampling.bilinear, **shared)
+    warped_valid = (invalid <= 1e-6) & np.isfinite(warped).all(axis=0)
+    return np.where(warped_valid, warped, 0.0).transpose(1, 2, 0), warped_valid
+
+
+def _copy(
+    values: np.ndarray, valid: np.ndarray, offset: tuple[int, int], shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a window, which may reach over the edges, out of an image."""
+    out = np.zeros((*shape, values.shape[-1]), np.float32)
+    out_valid = np.zeros(shape, bool)
+    row, column = offset
+    top, left = max(0, -row), max(0, -column)
+    bottom, right = min(shape[0], values.shape[0] - row), min(shape[1], values.shape[1] - column)
+    if top < bottom and left < right:
+        inside = slice(top, bottom), slice(left, right)
+        there = slice(top + row, bottom + row), slice(left + column, right + column)
+        out_valid[inside] = valid[there]
+        out[inside] = np.where(valid[there][..., None], values[there], 0.0)
+    return out, out_valid
+
+
+@dataclasses.dataclass(frozen=True)
+class Shift:
+    """Where one image lies against another.
+
+    Attributes:
+      dx: columns to the right, pixels.
+      dy: rows down, pixels.
+      correlation: Pearson's r of the two images where both are valid, as they stand, unitless.
+    """
+
+    dx: float
+    dy: float
+    correlation: float
+
+
+def estimate_shift(reference: np.ndarray, moved: np.ndarray, valid: np.ndarray) -> Shift | None:
+    """Sub-pixel shift of `moved` against `reference` by phase correlation (scikit-image, a twentieth of a pixel).
+
+    Both images should show the same blur. Pixels that are not valid are set to the valid ones' mean and the edges are
+    tapered, so that neither masks nor borders correlate with themselves.
+
+    Args:
+      reference: [height, width].
+      moved: [height, width], on the same grid.
+      valid: [height, width], bool, where both have data.
+
+    Returns:
+      None where there is nothing to correlate: fewer than 64 valid pixels, or one of the images is flat.
+    """
+    if valid.sum() < 64:
+        return None
+    pair = np.stack([reference, moved]).astype(np.float64)
+    pair -= pair[:, valid].mean(axis=1)[:, None, None]
+    pair[:, ~valid] = 0.0
+    deviation = pair[:, valid].std(axis=1)
+    if (deviation < 1e-9).any():
+        return None
+    correlation = float((pair[0] * pair[1])[valid].mean() / deviation.prod())
+    window = np.outer(*(np.hanning(size + 2)[1:-1] for size in reference.shape))
+    shift, _, _ = phase_cross_correlation(pair[1] * window, pair[0] * window, upsample_factor=20, normalization=None)
+    return Shift(dx=float(shift[1]), dy=float(shift[0]), correlation=correlation)

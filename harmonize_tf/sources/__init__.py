@@ -1,0 +1,136 @@
+"""Where scenes come from: the protocol that every source follows, and reading a scene onto the pair grid.
+
+`earth_engine`, `geotiff`, `degraded` and `simulated` are sources; `samples` fetches real scenes for `geotiff`.
+Each converts its product's own digital numbers to reflectance when it reads, and nothing else does.
+"""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from harmonize_tf import geometry
+from harmonize_tf.errors import SceneError
+from harmonize_tf.geometry import Grid
+
+# Pixels read around a window before it is warped: the cubic kernel reaches two, the third is for rounding.
+MARGIN = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+    """What is known of one scene before a pixel is read.
+
+    Attributes:
+      id: the product's own name; unique in its source.
+      sensor: "landsat" or "sentinel".
+      level: "toa" or "sr"; the panchromatic band is "toa" always.
+      product: collection or product type, such as "LC08_L1TP".
+      spacecraft: such as "LANDSAT_8" or "SENTINEL_2A".
+      time_ms: acquisition, milliseconds since 1970 UTC; 0: not known.
+      grids: every band's native grid by its name (`sensors.BANDS` and "pan").
+      sun: zenith and azimuth, degrees; NaN: not known.
+      view: zenith and azimuth, degrees; NaN: not known.
+      processing_baseline: Sentinel-2's, such as "05.09"; "" otherwise.
+    """
+
+    id: str
+    sensor: str
+    level: str
+    product: str
+    spacecraft: str
+    time_ms: int
+    grids: Mapping[str, Grid]
+    sun: tuple[float, float] = (float("nan"), float("nan"))
+    view: tuple[float, float] = (float("nan"), float("nan"))
+    processing_baseline: str = ""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Names of the multispectral bands it has, in order."""
+        return tuple(band for band in self.grids if band != "pan")
+
+    @property
+    def grid(self) -> Grid:
+        """The native grid of the finest multispectral band."""
+        return min((self.grids[band] for band in self.bands), key=lambda grid: grid.pixel[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class Raster:
+    """Pixels on a grid.
+
+    Attributes:
+      values: reflectance [height, width, band], float32, unitless; finite everywhere, 0 where not valid.
+      valid: [height, width], bool: there is data in every band.
+      clear: [height, width], bool: valid, and the quality band calls it clear ground (valid where there is none).
+      grid: where it lies.
+    """
+
+    values: np.ndarray
+    valid: np.ndarray
+    clear: np.ndarray
+    grid: Grid
+
+
+class SceneSource(Protocol):
+    """A set of scenes and the reading of their pixels. Implementations can be pickled and used by several threads."""
+
+    def scenes(self) -> Sequence[Scene]:
+        """All scenes, in a fixed order."""
+
+    def pairs(self) -> Sequence[tuple[Scene | None, Scene | None]]:
+        """Landsat and Sentinel-2 scenes that belong together; one side is None where a scene has no partner."""
+
+    def read(self, scene: Scene, bands: Sequence[str], window: Grid) -> Raster:
+        """Reads bands that share one native grid, in a window on that grid, which may reach over the scene's edges.
+
+        Raises:
+          SceneError: a file is missing, truncated or not what the scene declares.
+        """
+
+
+def read_onto(source: SceneSource, scene: Scene, bands: Sequence[str], grid: Grid) -> Raster:
+    """Reads bands of a scene onto a grid: natively with a margin, and warped once.
+
+    Args:
+      source: the scene's source.
+      scene: one of its scenes.
+      bands: band names in the order wanted; they may have different native grids.
+      grid: the grid to fill.
+
+    Raises:
+      SceneError: the scene lacks a band, or cannot be read.
+    """
+    missing = [band for band in bands if band not in scene.grids]
+    if missing:
+        raise SceneError(
+            f"scene {scene.id} has no band {', '.join(missing)}; choose a band set within what it has, "
+            f"{', '.join(scene.grids)}. Received: bands={','.join(bands)}"
+        )
+    values = np.zeros((*grid.shape, len(bands)), np.float32)
+    valid, clear = np.ones(grid.shape, bool), np.ones(grid.shape, bool)
+    for native in dict.fromkeys(scene.grids[band] for band in bands):
+        group = [band for band in bands if scene.grids[band] == native]
+        raster = source.read(scene, group, _native_window(native, grid))
+        # One warp carries the values with the data mask, a second the mask of clear pixels.
+        warped, group_valid = geometry.warp(raster.values, raster.valid, raster.grid, grid)
+        values[..., [bands.index(band) for band in group]] = warped
+        valid &= group_valid
+        clear &= geometry.warp(raster.values[..., :0], raster.clear, raster.grid, grid)[1]
+    values[~valid] = 0.0
+    return Raster(values, valid, valid & clear, grid)
+
+
+def _native_window(native: Grid, grid: Grid) -> Grid:
+    """The window of a native grid, margin included, from which `grid` can be resampled."""
+    bounds = grid.bounds
+    if native.crs != grid.crs:
+        bounds = geometry.rasterio.warp.transform_bounds(grid.crs, native.crs, *bounds, densify_pts=21)
+    left, bottom, right, top = bounds
+    column = int(np.floor((left - native.left) / native.pixel[0])) - MARGIN
+    row = int(np.floor((native.top - top) / native.pixel[1])) - MARGIN
+    columns = int(np.ceil((right - native.left) / native.pixel[0])) + MARGIN - column
+    rows = int(np.ceil((native.top - bottom) / native.pixel[1])) + MARGIN - row
+    return native.window(row, column, rows, columns)
