@@ -1,4 +1,4 @@
-"""What every command shares: parsing its own flags, leaving `flags.txt`, ending with one line instead of a traceback."""
+"""What every command shares: parsing its own flags, leaving `flags.txt`, ending with a line, not a traceback."""
 
 import logging
 import os
