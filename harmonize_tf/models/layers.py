@@ -1,0 +1,122 @@
+"""Parts of the models: resampling between nested grids, masked residual blocks, a sub-pixel head without checkerboard.
+
+"Outside the image" and "invalid" are one thing in all of them: both count as zero and neither is looked at. Hence a
+window cut from a scene with enough context, or a scene padded with no-data, gives the same pixels as the scene itself.
+"""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+PACKAGE = "harmonize_tf"
+
+
+class Polyphase:
+    """Resamples between two grids that nest in 30 m cells: a fixed convolution between space-to-depth and its inverse.
+
+    Args:
+      weights: for each band `degradation.lattice_weights`, [2r+1, in_factor, out_factor]; applied to rows and columns.
+
+    Attributes:
+      bands: how many bands it takes.
+      radius: how many 30 m cells an output pixel looks beyond its own.
+    """
+
+    def __init__(self, weights: Sequence[np.ndarray]) -> None:
+        self.radius = max(len(w) for w in weights) // 2
+        self._in_factor, self._out_factor = weights[0].shape[1:]
+        self.bands = bands = len(weights)
+        side = 2 * self.radius + 1
+        kernel = np.zeros((side, side, self._in_factor**2, bands, self._out_factor**2, bands), np.float32)
+        for band, w in enumerate(weights):
+            w = np.pad(w, ((self.radius - len(w) // 2,) * 2, (0, 0), (0, 0)))
+            both = np.einsum("apq,brs->abprqs", w, w)
+            kernel[:, :, :, band, :, band] = both.reshape(side, side, self._in_factor**2, self._out_factor**2)
+        self._kernel = kernel.reshape(side, side, self._in_factor**2 * bands, self._out_factor**2 * bands)
+
+    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+        """Maps float32 [N, in_factor*h, in_factor*w, B] to [N, out_factor*h, out_factor*w, B]; zero outside."""
+        x = tf.nn.space_to_depth(x, self._in_factor) if self._in_factor > 1 else x
+        x = tf.nn.conv2d(x, self._kernel, 1, "SAME")
+        return tf.nn.depth_to_space(x, self._out_factor) if self._out_factor > 1 else x
+
+
+def repeat_pixels(x: tf.Tensor, factor: int) -> tf.Tensor:
+    """Shows [N, h, w, B] as [N, factor*h, factor*w, B], each pixel repeated (nearest-neighbour upsampling)."""
+    return tf.repeat(tf.repeat(x, factor, axis=1), factor, axis=2)
+
+
+def masked(x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    """Zeroes what is not valid, NaN included. `valid` is 0 or 1, [N, h, w, 1]."""
+    return tf.where(valid > 0, x, tf.zeros_like(x))
+
+
+def resample(x: tf.Tensor, valid: tf.Tensor, operator: Polyphase, mask_operator: Polyphase) -> tf.Tensor:
+    """Resamples what is valid with weights that again add up to one; 0 where nothing valid is in reach.
+
+    Args:
+      x: float32 [N, h, w, B].
+      valid: float32 [N, h, w, 1], 0 or 1.
+      operator: the resampling of B bands.
+      mask_operator: the same of one band.
+    """
+    total = mask_operator(valid)
+    # In a valid cell Keys' cubic leaves at least 0.36 of its weight, whatever is missing around it.
+    enough = total > 0.05
+    return tf.where(enough, operator(masked(x, valid)) / tf.where(enough, total, 1.0), 0.0)
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ICNR(keras.initializers.Initializer):
+    """Starts a depth-to-space convolution as "nearest-neighbour resize, then convolve": no checkerboard at step 0.
+
+    One kernel is drawn and given to all factor**2 sub-pixels (Aitken et al. 2017, arXiv:1707.02937).
+
+    Args:
+      factor: the block size of the depth-to-space that follows.
+      scale: variance scaling (fan in, truncated normal) of the one kernel.
+      seed: of the draw.
+    """
+
+    def __init__(self, factor: int, scale: float = 1.0, seed: int | None = None) -> None:
+        self.factor, self.scale, self.seed = factor, scale, seed
+
+    def __call__(self, shape: Sequence[int], dtype: str | None = None) -> tf.Tensor:
+        """Returns a kernel [height, width, in, factor**2 * out], sub-pixel slowest as depth-to-space reads it."""
+        draw = keras.initializers.VarianceScaling(self.scale, "fan_in", "truncated_normal", seed=self.seed)
+        kernel = draw((*shape[:-1], shape[-1] // self.factor**2), dtype)
+        return keras.ops.tile(kernel, (1, 1, 1, self.factor**2))
+
+    def get_config(self) -> dict[str, object]:
+        """Returns the arguments."""
+        return {"factor": self.factor, "scale": self.scale, "seed": self.seed}
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class ResidualBlock(keras.layers.Layer):
+    """x + conv(relu(conv(x))), 3x3, without normalization (EDSR), nothing passing through invalid pixels.
+
+    Args:
+      filters: channels of the input and of both convolutions.
+    """
+
+    def __init__(self, filters: int, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.filters = filters
+        self.first = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", dtype=self.dtype_policy)
+        self.second = keras.layers.Conv2D(filters, 3, padding="same", dtype=self.dtype_policy)
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        """Creates the weights."""
+        self.first.build(input_shape)
+        self.second.build(input_shape)
+
+    def call(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Maps [N, h, w, filters], zero where `valid` [N, h, w, 1] is, to the same."""
+        return x + self.second(self.first(x) * valid) * valid
+
+    def get_config(self) -> dict[str, object]:
+        """Returns the arguments."""
+        return {**super().get_config(), "filters": self.filters}
