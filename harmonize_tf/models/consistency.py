@@ -62,7 +62,7 @@ class Consistency:
         )
 
     def degrade(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Shows float32 [N, 3h, 3w, B] at 30 m, [N, h, w, B]; cells where `valid` [N, h, w, 1] is 0 are left out and 0."""
+        """Shows float32 [N, 3h, 3w, B] at 30 m, [N, h, w, B]; cells that `valid` [N, h, w, 1] leaves out become 0."""
         weight = tf.where(valid > 0, self._weight(valid), 1.0)
         return self._visible(masked(x, repeat_pixels(valid, degradation.FACTOR)), valid) / weight
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from harmonize_tf.degradation import FACTOR, MIN_SIGMA, cubic_weights
+from harmonize_tf.degradation import MIN_SIGMA, cubic_weights
 from harmonize_tf.errors import ModelError
 from harmonize_tf.models.consistency import Consistency
 from harmonize_tf.models.generators import Subpixel

@@ -1,0 +1,103 @@
+"""What a trained model has to beat, under the Harmonizer's contract: nearest, bicubic, bandpass, pansharpen."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+from absl import logging
+
+from harmonize_tf import pansharpen, sensors
+from harmonize_tf.degradation import FACTOR, cubic_weights, gaussian_weights
+from harmonize_tf.errors import ModelError
+from harmonize_tf.models.harmonizer import Bicubic, Inputs, Landsat, prepare
+from harmonize_tf.models.layers import PACKAGE, Polyphase, repeat_pixels, resample
+from harmonize_tf.radiometry import Bandpass
+
+BASELINES = ("nearest", "bicubic", "bandpass", "pansharpen")
+
+
+@keras.saving.register_keras_serializable(package=PACKAGE)
+class Baseline(keras.Model):
+    """A Harmonizer without anything to train and without the consistency step.
+
+    Args:
+      method: "nearest" (pixels repeated), "bicubic", "bandpass" (bicubic, then the band-pass adjustment) or
+        "pansharpen" (the same with the panchromatic band's detail injected; without that band it is "bandpass").
+      bands: band names, in the order of the last axis.
+      level: "toa", "sr" or "uncalibrated"; recorded.
+      uses_pan: whether the panchromatic band is an input.
+      bandpass: the adjustment Landsat -> Sentinel-2; "nearest" and "bicubic" leave it out.
+
+    Attributes:
+      halo: pixels of 30 m that exact tiling needs as context on each side.
+      multiple: 1: a window may start anywhere.
+      sigma: blur per band that Sentinel-2 is compared with Landsat under, pixels of 10 m.
+
+    Raises:
+      ModelError: there is no such method.
+    """
+
+    def __init__(
+        self, method: str, bands: Sequence[str], level: str, uses_pan: bool, bandpass: Bandpass, **kwargs: Any
+    ) -> None:
+        if method not in BASELINES:
+            raise ModelError(
+                f"The baselines are {', '.join(BASELINES)}. Received: name={method!r}. Choose one of them."
+            )
+        super().__init__(autocast=False, **{"name": method, **kwargs})
+        self.method, self.bands, self.level = method, tuple(bands), level
+        self.sigma, self.multiple = sensors.blur_sigma(bands), 1
+        self.uses_pan = uses_pan and method == "pansharpen"
+        if method == "pansharpen" and not uses_pan:
+            logging.warning("pansharpen: there is no panchromatic band, so this baseline is the same as bandpass")
+        self.bandpass = bandpass if method in ("bandpass", "pansharpen") else _identity(len(self.bands))
+        self._bicubic = Bicubic(len(self.bands))
+        self._pan_to_10m = Polyphase([cubic_weights(2, 3)])
+        self._pan_to_30m = Polyphase([gaussian_weights(pansharpen.BLUR_SIGMA, 2, 1)])
+        self._pan_bicubic = Bicubic(1)
+        self.built = True
+        self.halo = 0 if method == "nearest" else self._bicubic.halo
+        if self.uses_pan:
+            self.halo += self._pan_to_30m.radius
+
+    def call(self, inputs: Inputs, training: bool | None = None) -> tf.Tensor:
+        """Returns float32 reflectance [N, 3h, 3w, B]; inputs as `harmonizer.prepare` takes them."""
+        del training
+        landsat = prepare(inputs, self.bands, self.uses_pan)
+        if self.method == "nearest":
+            return repeat_pixels(landsat.ms, FACTOR)
+        output = self.bandpass.apply(self._bicubic(landsat.ms, landsat.valid))
+        return self._sharpened(output, landsat) if self.uses_pan else output
+
+    def _sharpened(self, ms: tf.Tensor, landsat: Landsat) -> tf.Tensor:
+        at_15m = repeat_pixels(landsat.valid, 2)
+        pan = resample(landsat.pan, at_15m, self._pan_to_10m, self._pan_to_10m)
+        seen = resample(landsat.pan, at_15m, self._pan_to_30m, self._pan_to_30m)
+        return pansharpen.sharpen(ms, pan, self._pan_bicubic(seen, landsat.valid), self.bands)
+
+    def get_config(self) -> dict[str, Any]:
+        """Returns the arguments, as JSON has them."""
+        names = ("method", "level", "uses_pan")
+        return {
+            **super().get_config(),
+            **{name: getattr(self, name) for name in names},
+            "bands": list(self.bands),
+            "bandpass": dataclasses.asdict(self.bandpass),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Baseline":
+        """Makes a model from `get_config`'s answer."""
+        b = config["bandpass"]
+        return cls(**{**config, "bandpass": Bandpass(tuple(b["slope"]), tuple(b["offset"]), b["source"])})
+
+
+def build_baseline(name: str, bands: Sequence[str], level: str, uses_pan: bool, bandpass: Bandpass) -> Baseline:
+    """Returns the baseline `name`; see `Baseline` for the arguments."""
+    return Baseline(name, bands, level, uses_pan, bandpass)
+
+
+def _identity(bands: int) -> Bandpass:
+    return Bandpass((1.0,) * bands, (0.0,) * bands, "identity: this baseline adjusts nothing")
