@@ -161,10 +161,13 @@ def warp(values: np.ndarray, valid: np.ndarray, source: Grid, target: Grid) -> t
         "dst_crs": target.crs,
         "tolerance": 0.0,
     }
-    rasterio.warp.reproject(planes, warped, resampling=Resampling.cubic, src_nodata=np.nan, dst_nodata=np.nan, **shared)
-    # Outside of the source counts as valid here: those pixels are NaN above.
-    invalid = np.zeros(target.shape, np.float32)
-    rasterio.warp.reproject((~valid).astype(np.float32), invalid, resampling=Resampling.bilinear, **shared)
+    if len(planes):
+        nodata = {"src_nodata": np.nan, "dst_nodata": np.nan}
+        rasterio.warp.reproject(planes, warped, resampling=Resampling.cubic, **nodata, **shared)
+    # What the source does not reach stays 1, invalid.
+    invalid = np.ones(target.shape, np.float32)
+    masks = {"resampling": Resampling.bilinear, "init_dest_nodata": False}
+    rasterio.warp.reproject((~valid).astype(np.float32), invalid, **masks, **shared)
     warped_valid = (invalid <= 1e-6) & np.isfinite(warped).all(axis=0)
     return np.where(warped_valid, warped, 0.0).transpose(1, 2, 0), warped_valid
 
