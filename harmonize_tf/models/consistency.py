@@ -77,7 +77,7 @@ class Consistency:
         inside = repeat_pixels(valid, degradation.FACTOR)
         x = masked(x, inside)
         goal = self._weight(valid) * masked(target, valid)
-        x += masked(self._upsample(self._inverse(goal - self._visible(x, valid))), inside)
+        x += masked(self._spread(goal - self._visible(x, valid)), inside)
         return x + repeat_pixels(self._solve(goal - self._visible(x, valid), valid), degradation.FACTOR)
 
     def _visible(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
@@ -86,6 +86,13 @@ class Consistency:
 
     def _weight(self, valid: tf.Tensor) -> tf.Tensor:
         return self._blocks(tf.tile(valid, (1, 1, 1, self._blocks.bands))) * valid
+
+    def _spread(self, rest: tf.Tensor) -> tf.Tensor:
+        """K F of what is missing, with the margin in which F reaches out and K looks back."""
+        margin = self._upsample.radius
+        rest = tf.pad(rest, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
+        margin *= degradation.FACTOR
+        return self._upsample(self._inverse(rest))[:, margin:-margin, margin:-margin]
 
     def _solve(self, rest: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Chebyshev semi-iteration for `valid * blocks(y) = rest`."""
