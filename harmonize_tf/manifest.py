@@ -5,6 +5,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 import harmonize_tf
 from harmonize_tf.errors import ModelError
 from harmonize_tf.radiometry import Bandpass
@@ -44,6 +46,24 @@ class Manifest:
         """The manifest as indented JSON with sorted keys."""
         return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
 
+    def inputs(self, ms: np.ndarray, pan: np.ndarray | None = None) -> dict[str, np.ndarray]:
+        """What the signature `serving_default` is given for windows, checked against this model.
+
+        Args:
+          ms: uint16 codes [N, h, w, B].
+          pan: uint16 codes [N, 2h, 2w, 1]; left out where the model does not use it.
+
+        Raises:
+          ModelError: windows of another shape, type or number of bands, or without the panchromatic band.
+        """
+        inputs, shape = {"landsat_ms": ms}, (None, None, None, len(self.bands))
+        _check_window("ms", ms, shape, f"bands {', '.join(self.bands)}")
+        if self.uses_pan:
+            number, rows, columns, _ = ms.shape
+            _check_window("pan", pan, (number, 2 * rows, 2 * columns, 1), f"the panchromatic band of ms {ms.shape}")
+            inputs["landsat_pan"] = pan
+        return inputs
+
     @classmethod
     def from_json(cls, text: str | bytes) -> "Manifest":
         """Reads what `to_json` wrote; keys of later versions are ignored.
@@ -61,6 +81,17 @@ class Manifest:
                 f"a model's manifest must be JSON with the fields of harmonize_tf.manifest.Manifest ({error!r}). "
                 f"Received: {text[:80]!r}. Export the model again with `harmonize push`."
             ) from error
+
+
+def _check_window(name: str, array: np.ndarray | None, shape: tuple[int | None, ...], what: str) -> None:
+    fits = array is not None and array.dtype == np.uint16 and len(array.shape) == len(shape)
+    if not fits or any(size not in (None, given) for size, given in zip(shape, array.shape, strict=True)):
+        wanted = ", ".join("any" if size is None else str(size) for size in shape)
+        received = "None" if array is None else f"{array.dtype} {array.shape}"
+        raise ModelError(
+            f"this model needs uint16 [{wanted}] for {what}. Received: {name}={received}. Give it those bands, or take "
+            "a model that was trained for yours."
+        )
 
 
 def _bandpass(values: Mapping[str, Any]) -> Bandpass:

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from harmonize_tf.errors import ModelError
@@ -40,3 +42,29 @@ def test_a_missing_field_is_named():
     del values["halo"]
     with pytest.raises(ModelError, match="halo"):
         Manifest.from_json(json.dumps(values))
+
+
+def window(*shape, dtype=np.uint16):
+    return np.ones(shape, dtype)
+
+
+def test_windows_that_fit_become_the_inputs_of_the_signature():
+    ms, pan = window(2, 6, 9, 4), window(2, 12, 18, 1)
+    assert MANIFEST.inputs(ms, pan) == {"landsat_ms": ms, "landsat_pan": pan}
+    without_pan = dataclasses.replace(MANIFEST, uses_pan=False)
+    assert without_pan.inputs(ms) == without_pan.inputs(ms, pan) == {"landsat_ms": ms}
+
+
+@pytest.mark.parametrize(
+    ("ms", "pan", "text"),
+    [
+        (window(1, 6, 6, 6), window(1, 12, 12, 1), r"bands blue, green, red, nir. Received: ms=uint16 \(1, 6, 6, 6\)"),
+        (window(6, 6, 4), window(12, 12, 1), r"ms=uint16 \(6, 6, 4\)"),
+        (window(1, 6, 6, 4, dtype=np.float32), window(1, 12, 12, 1), "ms=float32"),
+        (window(1, 6, 6, 4), None, "pan=None"),
+        (window(1, 6, 6, 4), window(1, 18, 18, 1), r"\[1, 12, 12, 1\].*pan=uint16 \(1, 18, 18, 1\)"),
+    ],
+)
+def test_windows_of_other_shape_or_type_are_refused(ms, pan, text):
+    with pytest.raises(ModelError, match=text):
+        MANIFEST.inputs(ms, pan)

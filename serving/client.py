@@ -1,0 +1,232 @@
+"""A model on a server - tensorflow_model_server's or the development server - as a predictor; needs no TensorFlow.
+
+    with Client("localhost:8500", "subpixel") as client:
+        sentinel = client.predict(ms, pan)
+
+The version found when the client connects is asked for in every request, so that one client never mixes the answers of
+two: a scene cannot have a seam where a server went over to the next version.
+"""
+
+import os
+import random
+import threading
+import time
+import types
+from collections.abc import Callable
+from concurrent import futures
+from typing import Any
+
+import grpc
+import numpy as np
+
+from harmonize_tf.errors import HarmonizeError, ServerError
+from harmonize_tf.manifest import Manifest
+from serving import messages, tensors
+
+_UINT16 = 17
+_MIB = 1 << 20
+_CHANNEL_OPTIONS = (
+    # A response of 3h x 3w x B is soon above gRPC's 4 MiB.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    # gRPC's own transparent retries silently skip requests larger than this (256 KiB by default).
+    ("grpc.per_rpc_retry_buffer_size", 64 * _MIB),
+    # Finds out about a dead connection while a request is under way; servers allow no more than 5 minutes' idle pings.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+)
+# Seconds between attempts: doubled each time, up to the last.
+_FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+
+
+def _is_transient(error: grpc.RpcError) -> bool:
+    """Whether to ask again: the server was away or had no thread free. Nothing else gets better by waiting."""
+    no_thread = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "Server Threadpool Exhausted" in error.details()
+    return error.code() is grpc.StatusCode.UNAVAILABLE or no_thread
+
+
+class Client:
+    """One version of one model on a server. Safe to use from several threads; a context manager.
+
+    Attributes:
+      target: "host:port" of the server.
+      model: the model's name there.
+      version: the version that this client asks for.
+      manifest: what the model is.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        model: str = "default",
+        *,
+        version: int | None = None,
+        timeout: float = 60.0,
+        connect_timeout: float = 10.0,
+        in_flight: int | None = None,
+    ) -> None:
+        """Connects and learns what the model is.
+
+        Args:
+          target: "host:port", or any other gRPC name.
+          model: the model's name on the server; "default" is tensorflow_model_server's own default.
+          version: None takes the newest there is now.
+          timeout: seconds for one window, repetitions included.
+          connect_timeout: seconds to wait for the server.
+          in_flight: windows sent before the first is answered; None: 2 for each core here, at most 8. (A server that
+            is not told otherwise takes 4 for each of its cores.)
+
+        Raises:
+          ServerError: no server answers, it has no such model, or the model is no Harmonizer.
+        """
+        self.target, self.model, self.version = target, model, version
+        self._timeout = connect_timeout
+        in_flight = in_flight or min(8, 2 * (os.cpu_count() or 1))
+        self._slots = threading.BoundedSemaphore(in_flight)
+        self._threads = futures.ThreadPoolExecutor(in_flight, thread_name_prefix="predict")
+        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+        self._predict = self._method("Predict", messages.PredictRequest, messages.PredictResponse)
+        self._metadata = self._method(
+            "GetModelMetadata", messages.GetModelMetadataRequest, messages.GetModelMetadataResponse
+        )
+        try:
+            signatures = self._connect()
+            self.manifest = self._fetch_manifest(signatures)
+            self._check_signature(signatures["serving_default"])
+        except HarmonizeError:
+            self.close()
+            raise
+        self._timeout = timeout
+
+    def predict(self, ms: np.ndarray, pan: np.ndarray | None = None) -> np.ndarray:
+        """Harmonises windows.
+
+        Args:
+          ms: uint16 codes [N, h, w, B], 0 = no data.
+          pan: uint16 codes [N, 2h, 2w, 1] where the model uses the panchromatic band.
+
+        Returns:
+          uint16 codes [N, 3h, 3w, B], 0 = no data; may be read-only.
+
+        Raises:
+          ModelError: the windows do not fit the model; nothing was sent.
+          ServerError: the server cannot be reached, or refuses.
+        """
+        return self.predict_async(ms, pan).result()
+
+    def predict_async(self, ms: np.ndarray, pan: np.ndarray | None = None) -> futures.Future[np.ndarray]:
+        """As `predict`, but only waits for one of the `in_flight` places to be free."""
+        inputs = self.manifest.inputs(ms, pan)
+        self._slots.acquire()
+        try:
+            future = self._threads.submit(lambda: self._ask(inputs, "serving_default")["sentinel_ms"])
+        except BaseException:
+            self._slots.release()
+            raise
+        future.add_done_callback(lambda _: self._slots.release())
+        return future
+
+    def close(self) -> None:
+        """Waits for what is under way and closes the connection."""
+        self._threads.shutdown()
+        self._channel.close()
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
+        self.close()
+
+    def _method(self, name: str, request: Any, response: Any) -> Callable[..., Any]:
+        return self._channel.unary_unary(
+            f"/tensorflow.serving.PredictionService/{name}",
+            request_serializer=request.SerializeToString,
+            response_deserializer=response.FromString,
+        )
+
+    def _connect(self) -> Any:
+        """The model's signatures; fixes the version."""
+        request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
+        response = self._call(self._metadata, self._addressed(request))
+        self.version = response.model_spec.version.value
+        return messages.SignatureDefMap.FromString(response.metadata["signature_def"].value).signature_def
+
+    def _fetch_manifest(self, signatures: Any) -> Manifest:
+        missing = {"serving_default", "manifest"} - set(signatures)
+        if missing:
+            raise ServerError(
+                f"the model {self.model!r} at {self.target} is not one that `harmonize push` exported; it has no "
+                f"signature {' and no '.join(sorted(missing))}. Received: signatures={','.join(sorted(signatures))}. "
+                "Name another model."
+            )
+        answer = self._ask({"query": np.zeros(1, np.uint8)}, "manifest")
+        return Manifest.from_json(answer["manifest"][0].tobytes())
+
+    def _check_signature(self, signature: Any) -> None:
+        """Compares what the graph takes with what the manifest says, before the first pixel is read."""
+        served = {
+            alias: (info.dtype, tuple(dim.size for dim in info.tensor_shape.dim))
+            for alias, info in signature.inputs.items()
+        }
+        expected = {"landsat_ms": (_UINT16, (-1, -1, -1, len(self.manifest.bands)))}
+        if self.manifest.uses_pan:
+            expected["landsat_pan"] = (_UINT16, (-1, -1, -1, 1))
+        if served != expected:
+            raise ServerError(
+                f"the model {self.model!r} at {self.target} takes other inputs than its manifest says (bands "
+                f"{', '.join(self.manifest.bands)}, uses_pan={self.manifest.uses_pan}): expected {expected}. "
+                f"Received: {served}. Export it again with `harmonize push`."
+            )
+
+    def _addressed(self, request: Any) -> Any:
+        request.model_spec.name = self.model
+        if self.version is not None:
+            request.model_spec.version.value = self.version
+        return request
+
+    def _ask(self, inputs: dict[str, np.ndarray], signature_name: str) -> dict[str, np.ndarray]:
+        request = self._addressed(messages.PredictRequest())
+        request.model_spec.signature_name = signature_name
+        for alias, array in inputs.items():
+            tensors.encode(array, request.inputs[alias])
+        response = self._call(self._predict, request)
+        return {alias: tensors.decode(proto) for alias, proto in response.outputs.items()}
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        """Sends a request, again and again while the trouble may pass and there is time."""
+        deadline, wait = time.monotonic() + self._timeout, _FIRST_WAIT
+        while True:
+            try:
+                return method(request, timeout=max(0.0, deadline - time.monotonic()), wait_for_ready=True)
+            except grpc.RpcError as error:
+                pause = wait * random.uniform(0.5, 1.0)  # spreads the threads; no result depends on it
+                if not _is_transient(error) or time.monotonic() + pause > deadline:
+                    raise self._explained(error) from error
+            time.sleep(pause)
+            wait = min(2 * wait, _LONGEST_WAIT)
+
+    def _explained(self, error: grpc.RpcError) -> ServerError:
+        code, details = error.code(), error.details()
+        where = f"Received: target={self.target}, model={self.model}"
+        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            if not hasattr(self, "manifest"):
+                return ServerError(
+                    f"no model server answers within {self._timeout:g} s. {where}. Start one with `harmonize serve`, "
+                    "or check host, port and firewall."
+                )
+            return ServerError(
+                f"the model server gave no answer within {self._timeout:g} s ({code.name}: {details}). {where}. Take "
+                "smaller windows, fewer at once, or a longer timeout."
+            )
+        if code is grpc.StatusCode.NOT_FOUND and hasattr(self, "manifest"):
+            return ServerError(
+                f"the server has replaced version {self.version} by another while it was in use. {where}. Begin again "
+                "with the new version, or let the server keep both (its model_version_policy)."
+            )
+        if code is grpc.StatusCode.NOT_FOUND:
+            version = "" if self.version is None else f", version={self.version}"
+            return ServerError(
+                f"the server has no such model ({details}). {where}{version}. Give the name that the server was "
+                "started with (--model_name)."
+            )
+        return ServerError(f"the model server refuses the request: {code.name}: {details}. {where}.")

@@ -1,0 +1,187 @@
+"""One version of an exported model, loaded and run the way TensorFlow Serving does.
+
+A SavedModel is loaded by the V1 loader into a session, the route TensorFlow Serving takes, and not by
+`tf.saved_model.load`: the latter accepts models whose variables a server then cannot find, and dies of a wrong rank.
+"""
+
+import pathlib
+from collections.abc import Collection, Iterator, Mapping, Sequence
+
+import grpc
+import numpy as np
+import tensorflow as tf
+from tensorflow.core.protobuf import config_pb2, meta_graph_pb2
+from tensorflow_serving.apis import prediction_log_pb2
+
+from harmonize_tf.errors import ModelError
+from serving import tensors
+
+WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
+DEFAULT_SIGNATURE = "serving_default"
+_CPP_NAMES = {"float16": "half", "float32": "float", "float64": "double"}
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+class RequestError(Exception):
+    """A request that does not fit the model, in TensorFlow Serving's words.
+
+    Attributes:
+      code: canonical status code.
+    """
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Servable:
+    """One version of a model, loaded and ready to run its signatures from any thread.
+
+    Attributes:
+      path: folder of the SavedModel.
+      signatures: SignatureDef by name.
+    """
+
+    def __init__(self, path: pathlib.Path) -> None:
+        """Loads and warms a version.
+
+        Raises:
+          ModelError: it is no SavedModel, is damaged, or one of its warm-up records fails.
+        """
+        self.path = path
+        self._session = tf.compat.v1.Session(graph=tf.Graph())
+        try:
+            meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
+            self.signatures = {k: v for k, v in meta_graph.signature_def.items() if not k.startswith("__")}
+            self._warm_up()
+        except Exception as error:  # OSError, RuntimeError, tf.errors, protobuf's: the loader's errors share no base
+            self._session.close()
+            raise ModelError(
+                f"the SavedModel cannot be loaded ({str(error).splitlines()[0]}). Received: {path}. Export it again "
+                "with `harmonize push`."
+            ) from error
+
+    def predict(
+        self,
+        inputs: Mapping[str, np.ndarray],
+        signature_name: str = DEFAULT_SIGNATURE,
+        output_filter: Sequence[str] = (),
+        timeout: float | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Runs one signature.
+
+        Args:
+          inputs: array by alias.
+          signature_name: empty means `serving_default`.
+          output_filter: aliases wanted; empty: all.
+          timeout: seconds after which the run is given up.
+
+        Raises:
+          RequestError: unknown signature, aliases, types or shapes that do not fit, the graph refuses the values, or
+            the timeout has passed.
+        """
+        signature_name = signature_name or DEFAULT_SIGNATURE
+        if signature_name not in self.signatures:
+            raise RequestError(
+                grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{signature_name}" not found.'
+            )
+        signature = self.signatures[signature_name]
+        feeds = _feeds(signature, inputs)
+        fetches = _fetches(signature, output_filter)
+        options = None if timeout is None else tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(timeout * 1000)))
+        try:
+            return self._session.run(fetches, feeds, options)
+        except tf.errors.OpError as error:
+            raise RequestError(_CODES[error.error_code], error.message) from error
+
+    def predict_unchecked(self, inputs: Mapping[str, np.ndarray], signature_name: str) -> dict[str, np.ndarray]:
+        """As `predict`, but whatever the shapes: the graph sees what it would see in TensorFlow Serving.
+
+        `Session.run` compares shapes with the placeholders' before the graph runs; the C++ session of a server, which
+        this private method of Session leads to, does not.
+
+        Raises:
+          RequestError: the graph refuses the values.
+        """
+        signature = self.signatures[signature_name]
+        aliases = sorted(inputs)
+        options = config_pb2.CallableOptions(
+            feed=[signature.inputs[alias].name for alias in aliases],
+            fetch=[info.name for info in signature.outputs.values()],
+        )
+        run = self._session._make_callable_from_options(options)
+        try:
+            return dict(zip(signature.outputs, run(*(inputs[alias] for alias in aliases)), strict=True))
+        except tf.errors.OpError as error:
+            raise RequestError(_CODES[error.error_code], error.message) from error
+
+    def close(self) -> None:
+        """Frees the model; no run may be under way."""
+        self._session.close()
+
+    def _warm_up(self) -> None:
+        for log in warmup_logs(self.path):
+            inputs = {alias: tensors.decode(proto) for alias, proto in log.request.inputs.items()}
+            self.predict(inputs, log.request.model_spec.signature_name, log.request.output_filter)
+
+
+def warmup_logs(path: pathlib.Path) -> Iterator[prediction_log_pb2.PredictLog]:
+    """The warm-up records of a version; none where it has no such file."""
+    if (path / WARMUP_FILE).exists():
+        for record in tf.data.TFRecordDataset(str(path / WARMUP_FILE)).as_numpy_iterator():
+            yield prediction_log_pb2.PredictionLog.FromString(record).predict_log
+
+
+def _braces(names: Collection[str]) -> str:
+    return "{" + ",".join(sorted(names)) + "}"
+
+
+def _feeds(signature: meta_graph_pb2.SignatureDef, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    expected = signature.inputs
+    if len(inputs) != len(expected):
+        raise RequestError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"input size does not match signature: {len(inputs)}!={len(expected)} len({_braces(inputs)}) != "
+            f"len({_braces(expected)}). Sent extra: {_braces(set(inputs) - set(expected))}. "
+            f"Missing but required: {_braces(set(expected) - set(inputs))}.",
+        )
+    for alias, info in sorted(expected.items()):
+        if alias not in inputs:
+            raise RequestError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no default value "
+                f"provided. Inputs expected to be in the set {_braces(expected)}.",
+            )
+    for index, (alias, info) in enumerate(sorted(expected.items())):
+        _check_tensor(index, info, inputs[alias])
+    return {info.name: inputs[alias] for alias, info in expected.items()}
+
+
+def _check_tensor(index: int, info: meta_graph_pb2.TensorInfo, array: np.ndarray) -> None:
+    sent = tf.as_dtype(array.dtype if array.dtype != np.object_ else tf.string)
+    if sent != info.dtype:
+        wanted, got = (_CPP_NAMES.get(d.name, d.name) for d in (tf.as_dtype(info.dtype), sent))
+        raise RequestError(
+            grpc.StatusCode.INVALID_ARGUMENT, f"Expects arg[{index}] to be {wanted} but {got} is provided"
+        )
+    shape = tf.TensorShape(info.tensor_shape)
+    if not shape.is_compatible_with(array.shape):
+        known = ",".join("?" if size is None else str(size) for size in shape)
+        received = ",".join(map(str, array.shape))
+        raise RequestError(
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"Shape of tensor {info.name} [{received}] is not compatible with expected shape [{known}].",
+        )
+
+
+def _fetches(signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> dict[str, str]:
+    for alias in output_filter:
+        if alias not in signature.outputs:
+            raise RequestError(
+                grpc.StatusCode.INVALID_ARGUMENT,
+                f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
+                f"{_braces(signature.outputs)}.",
+            )
+        if list(output_filter).count(alias) > 1:
+            raise RequestError(grpc.StatusCode.INVALID_ARGUMENT, f"duplicate output tensor alias: {alias}")
+    return {alias: signature.outputs[alias].name for alias in output_filter or signature.outputs}

@@ -1,0 +1,87 @@
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from harmonize_tf.radiometry import Bandpass
+
+BANDS = ("blue", "green", "red", "nir")
+
+
+@pytest.fixture(scope="session")
+def make_harmonizer():
+    """Makes a tiny Harmonizer with given arguments; equal arguments give equal weights."""
+    return _make_harmonizer
+
+
+def _make_harmonizer(**changes):
+    import keras
+
+    from harmonize_tf.models.harmonizer import Harmonizer
+
+    arguments = dict(
+        bands=BANDS,
+        level="sr",
+        uses_pan=True,
+        bandpass=Bandpass((1.01, 0.99, 1.02, 1.0), (0.001, -0.001, 0.002, 0.0), "made up"),
+        sigma=(1.1, 1.1, 1.15, 1.2),
+        mean=(0.05, 0.08, 0.1, 0.25),
+        std=(0.05, 0.05, 0.06, 0.1),
+        blocks=1,
+        filters=4,
+    )
+    keras.utils.set_random_seed(1)
+    return Harmonizer(**arguments | changes)
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory, make_harmonizer):
+    """A tiny Harmonizer and the folder with the one version that was exported of it."""
+    from serving.export import export_harmonizer
+
+    harmonizer = make_harmonizer()
+    directory = tmp_path_factory.mktemp("serving") / "subpixel"
+    version = export_harmonizer(harmonizer, directory, provenance={"flags": "--model=subpixel"}, warmup_size=16)
+    return SimpleNamespace(harmonizer=harmonizer, directory=directory, version=version)
+
+
+@pytest.fixture(scope="session")
+def local(exported):
+    """The exported version in this process."""
+    from serving.local import LocalPredictor
+
+    return LocalPredictor(exported.directory)
+
+
+@pytest.fixture
+def base_path(exported, tmp_path):
+    """A model's folder of the test's own, with version 1."""
+    shutil.copytree(exported.version, tmp_path / "subpixel" / "1")
+    return tmp_path / "subpixel"
+
+
+@pytest.fixture(scope="session")
+def server(exported):
+    """A running server for tests that do not change what it serves."""
+    from serving.server import DevelopmentServer
+
+    with DevelopmentServer({"subpixel": exported.directory}) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def windows():
+    """Makes codes of Landsat windows, ms and pan, with some pixels that have no data."""
+    return _windows
+
+
+def _windows(n=1, h=12, w=10, seed=0, nodata=True):
+    draw = np.random.default_rng(seed)
+    ms = draw.integers(1000, 5000, (n, h, w, len(BANDS)), np.uint16)
+    pan = draw.integers(1000, 5000, (n, 2 * h, 2 * w, 1), np.uint16)
+    if nodata:
+        ms[:, :3, :2] = 0
+        ms[:, 7, 5, 1] = 0
+        pan[:, 14, 3] = 0
+    return ms, pan

@@ -1,0 +1,286 @@
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from concurrent import futures
+
+import grpc
+import numpy as np
+import pytest
+from tensorflow_serving.apis import (
+    get_model_metadata_pb2,
+    model_service_pb2_grpc,
+    predict_pb2,
+    prediction_service_pb2_grpc,
+)
+
+from harmonize_tf.errors import ModelError, ServerError
+from serving import tensors
+from serving.client import Client
+from serving.server import DevelopmentServer
+
+
+@pytest.fixture(scope="module")
+def client(server):
+    with Client(server.address, "subpixel") as connected:
+        yield connected
+
+
+class Scripted(prediction_service_pb2_grpc.PredictionServiceServicer):
+    """A server that answers Predict by calling a script with the request and the number of the call."""
+
+    def __init__(self, local, script):
+        self.calls = 0
+        self._script, self._local = script, local
+        self._lock = threading.Lock()
+
+    def GetModelMetadata(self, request, context):
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        response.model_spec.version.value = 3
+        signatures = self._local._servable.signatures
+        response.metadata["signature_def"].Pack(get_model_metadata_pb2.SignatureDefMap(signature_def=signatures))
+        return response
+
+    def Predict(self, request, context):
+        if request.model_spec.signature_name == "manifest":
+            outputs = {"manifest": np.frombuffer(self._local.manifest.to_json().encode(), np.uint8)[None]}
+        else:
+            with self._lock:
+                self.calls += 1
+                number = self.calls
+            outputs = self._script(number, request, context)
+        response = predict_pb2.PredictResponse()
+        for alias, array in outputs.items():
+            tensors.encode(array, response.outputs[alias])
+        return response
+
+
+@pytest.fixture
+def scripted(local):
+    """Starts a server with a script and gives the servicer and a client of it."""
+    running = []
+
+    def start(script, **options):
+        servicer = Scripted(local, script)
+        server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
+        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        client = Client(f"127.0.0.1:{port}", **options)
+        running.append((server, client))
+        return servicer, client
+
+    yield start
+    for server, client in running:
+        client.close()
+        server.stop(None)
+
+
+def answer(number, request, context):
+    return {"sentinel_ms": np.full((1, 1, 1, 4), number, np.uint16)}
+
+
+def failing_first(times, code, details):
+    def script(number, request, context):
+        if number <= times:
+            context.abort(code, details)
+        return answer(number, request, context)
+
+    return script
+
+
+def test_client_gives_what_the_model_gives_in_this_process(client, local, windows):
+    ms, pan = windows(n=2, h=12, w=10)
+    through_server = client.predict(ms, pan)
+    np.testing.assert_array_equal(through_server, local.predict(ms, pan))
+    assert through_server.shape == (2, 36, 30, 4) and through_server.dtype == np.uint16
+
+
+def test_client_reads_servers_that_answer_value_by_value(exported, local, windows):
+    ms, pan = windows()
+    with DevelopmentServer({"default": exported.directory}, as_content=False) as server:
+        with Client(server.address) as client:
+            np.testing.assert_array_equal(client.predict(ms, pan), local.predict(ms, pan))
+            assert client.manifest == local.manifest
+
+
+def test_client_learns_manifest_and_version_from_the_server(client, exported):
+    assert client.manifest.bands == ("blue", "green", "red", "nir")
+    assert client.manifest.halo == exported.harmonizer.halo
+    assert client.manifest.provenance == {"flags": "--model=subpixel"}
+    assert client.version == int(exported.version.name)
+
+
+def test_many_windows_are_under_way_at_once_and_no_more_than_allowed(scripted, windows):
+    running, most = [], []
+
+    def script(number, request, context):
+        running.append(number)
+        most.append(len(running))
+        time.sleep(0.05)
+        running.remove(number)
+        return answer(number, request, context)
+
+    servicer, client = scripted(script, in_flight=3)
+    ms, pan = windows()
+    for future in [client.predict_async(ms, pan) for _ in range(12)]:
+        future.result()
+    assert servicer.calls == 12
+    assert max(most) == 3
+
+
+def test_answers_belong_to_their_windows_when_several_are_under_way(client, local, windows):
+    inputs = [windows(seed=seed, h=9 + 3 * (seed % 3)) for seed in range(6)]
+    for (ms, pan), future in zip(inputs, [client.predict_async(*pair) for pair in inputs], strict=True):
+        np.testing.assert_array_equal(future.result(), local.predict(ms, pan))
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"),
+    ],
+)
+def test_what_passes_by_waiting_is_asked_again(scripted, code, details, windows):
+    servicer, client = scripted(failing_first(2, code, details))
+    assert client.predict(*windows())[0, 0, 0, 0] == 3
+    assert servicer.calls == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "no"),
+        (grpc.StatusCode.FAILED_PRECONDITION, "no"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Received message larger than max (6291540 vs. 4194304)"),
+    ],
+)
+def test_what_waiting_does_not_mend_is_not_asked_again(scripted, code, details, windows):
+    servicer, client = scripted(failing_first(1, code, details))
+    with pytest.raises(ServerError, match=f"{code.name}: "):
+        client.predict(*windows())
+    assert servicer.calls == 1
+
+
+def test_repetitions_end_with_the_timeout(scripted, windows):
+    servicer, client = scripted(failing_first(1000, grpc.StatusCode.UNAVAILABLE, "away"), timeout=1.0)
+    start = time.monotonic()
+    with pytest.raises(ServerError, match="no answer within 1 s .UNAVAILABLE: away."):
+        client.predict(*windows())
+    assert time.monotonic() - start < 3
+    assert 2 <= servicer.calls < 12
+
+
+def test_a_slow_server_is_given_up_at_the_timeout(scripted, windows):
+    servicer, client = scripted(lambda *call: time.sleep(1.5) or answer(*call), timeout=0.3)
+    with pytest.raises(ServerError, match="no answer within 0.3 s .DEADLINE_EXCEEDED"):
+        client.predict(*windows())
+    assert servicer.calls == 1
+
+
+def test_large_requests_and_answers_pass(scripted, windows):
+    big = np.zeros((1, 1500, 1500, 4), np.uint16)  # 18 MB; gRPC's default limit is 4 MiB
+    servicer, client = scripted(lambda *call: {"sentinel_ms": big})
+    ms, pan = windows(h=900, w=800, nodata=False)
+    assert client.predict(ms, pan).shape == big.shape
+
+
+def test_a_window_that_does_not_fit_is_refused_before_it_is_sent(scripted, windows):
+    servicer, client = scripted(answer)
+    ms, pan = windows()
+    with pytest.raises(ModelError, match="bands blue, green, red, nir"):
+        client.predict(ms[..., :3], pan)
+    with pytest.raises(ModelError, match="pan=None"):
+        client.predict(ms)
+    assert servicer.calls == 0
+    assert client.predict(ms, pan).shape == (1, 1, 1, 4)
+
+
+def test_an_unreachable_server_is_told_in_time_with_the_remedy():
+    start = time.monotonic()
+    with pytest.raises(ServerError, match="harmonize serve"):
+        Client("127.0.0.1:1", connect_timeout=0.5)
+    assert time.monotonic() - start < 5
+
+
+def test_an_unknown_model_or_version_is_told_with_the_name(server):
+    with pytest.raises(ServerError, match=r"Latest\(nope\).*model=nope"):
+        Client(server.address, "nope")
+    with pytest.raises(ServerError, match="version=77"):
+        Client(server.address, "subpixel", version=77)
+
+
+def test_a_model_that_is_no_harmonizer_is_refused(scripted, monkeypatch):
+    def other(self, request, context):
+        response = get_model_metadata_pb2.GetModelMetadataResponse()
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        signatures.signature_def["serving_default"].method_name = "x"
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    monkeypatch.setattr(Scripted, "GetModelMetadata", other)
+    with pytest.raises(ServerError, match="no signature manifest.*signatures=serving_default"):
+        scripted(answer)
+
+
+def test_a_graph_with_other_bands_than_its_manifest_is_refused(scripted, monkeypatch):
+    truth = Scripted.GetModelMetadata
+
+    def other(self, request, context):
+        response = truth(self, request, context)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        signatures.signature_def["serving_default"].inputs["landsat_ms"].tensor_shape.dim[3].size = 6
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    monkeypatch.setattr(Scripted, "GetModelMetadata", other)
+    with pytest.raises(ServerError, match="other inputs than its manifest says"):
+        scripted(answer)
+
+
+def test_one_client_never_mixes_two_versions(base_path, windows):
+    ms, pan = windows()
+    with DevelopmentServer({"default": base_path}, poll_seconds=0.05) as server:
+        with Client(server.address) as client:
+            client.predict(ms, pan)
+            shutil.copytree(base_path / "1", base_path / "copying")
+            os.rename(base_path / "copying", base_path / "2")
+            wait_until(lambda: server_status(server) == [(2, 30), (1, 50)])
+            with pytest.raises(ServerError, match="replaced version 1"):
+                client.predict(ms, pan)
+
+
+def server_status(server, model="default"):
+    from tensorflow_serving.apis import get_model_status_pb2
+
+    with grpc.insecure_channel(server.address) as channel:
+        request = get_model_status_pb2.GetModelStatusRequest()
+        request.model_spec.name = model
+        response = model_service_pb2_grpc.ModelServiceStub(channel).GetModelStatus(request)
+    return [(v.version, v.state) for v in response.model_version_status]
+
+
+def wait_until(condition, seconds=20):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+def test_codec_and_client_import_no_tensorflow():
+    code = "import sys, serving.tensors, serving.client; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_client_is_closed_when_connecting_failed_so_that_the_program_ends():
+    code = (
+        "from serving.client import Client\n"
+        "try: Client('127.0.0.1:1', connect_timeout=0.2)\n"
+        "except Exception as error: print(type(error).__name__)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert result.stdout.strip() == "ServerError"
