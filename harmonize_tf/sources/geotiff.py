@@ -1,0 +1,206 @@
+"""Scenes in local files: a manifest (`scene_manifest`), or Landsat scene folders with their MTL (`landsat_mtl`)."""
+
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import rasterio
+from rasterio.windows import Window
+
+from harmonize_tf import pairing, radiometry
+from harmonize_tf.errors import SceneError
+from harmonize_tf.geometry import Grid
+from harmonize_tf.quality import CLEAR
+from harmonize_tf.sources import Raster, Scene, landsat_mtl, scene_manifest
+from harmonize_tf.sources.scene_manifest import QualityFile, SceneFiles
+
+SATURATED = 65535  # Landsat Level-1 and Level-2, and Sentinel-2, in 16 bits
+# Pixels on a side, and how many windows along a scene's diagonal, in which `GeoTiffSource` looks at the values.
+PROBE, PROBES = 32, 7
+# The median of a scene's band, thin air to fresh snow and cloud: beyond these its scale is wrong.
+PLAUSIBLE = (-0.1, 2.0)
+
+
+class GeoTiffSource:
+    """Scenes in local raster files.
+
+    Headers are read, and values sampled, when it is made; so what is wrong with a scene shows before anything runs.
+    Files are opened anew for each read: windows of any size cost their own memory, and threads share nothing.
+
+    Saturated pixels (65535 in 16 bits) are no data in Sentinel-2; in Landsat they keep their value, a lower bound,
+    and are not clear: bright cloud stays cloud.
+    """
+
+    def __init__(self, *paths: str | os.PathLike) -> None:
+        """Opens scenes.
+
+        Args:
+          *paths: manifests (.json), folders that hold a `manifest.json` or a Landsat scene with its MTL, or folders
+            of such folders.
+
+        Raises:
+          SceneError: a scene cannot be used as what it is declared to be.
+        """
+        self._files: dict[str, SceneFiles] = {}
+        self._pairs: list[tuple[str, str]] | None = None
+        for path in paths:
+            self._add(pathlib.Path(path))
+        for files in self._files.values():
+            _probe(files)
+        for landsat, sentinel in self._declared_pairs():
+            pairing.check_pair(landsat, sentinel)
+
+    def scenes(self) -> Sequence[Scene]:
+        """All scenes in the order in which they were found."""
+        return [files.scene for files in self._files.values()]
+
+    def pairs(self) -> Sequence[tuple[Scene | None, Scene | None]]:
+        """The manifests' pairs, or else those that time and overlap suggest; then the scenes without a partner."""
+        scenes = self.scenes()
+        landsat, sentinel = ([s for s in scenes if s.sensor == sensor] for sensor in ("landsat", "sentinel"))
+        pairs = pairing.pair(landsat, sentinel) if self._pairs is None else self._declared_pairs()
+        paired = {scene.id for pair in pairs for scene in pair}
+        alone = [(s, None) if s.sensor == "landsat" else (None, s) for s in scenes if s.id not in paired]
+        return [*pairs, *alone]
+
+    def read(self, scene: Scene, bands: Sequence[str], window: Grid) -> Raster:
+        """Reads a window; see `SceneSource.read`."""
+        files = self._files[scene.id]
+        values = np.zeros((*window.shape, len(bands)), np.float32)
+        valid, saturated = np.ones(window.shape, bool), np.zeros(window.shape, bool)
+        # One opening for each file; bands of one file are read together.
+        for path in dict.fromkeys(files.bands[band].path for band in bands):
+            group = [band for band in bands if files.bands[band].path == path]
+            dn, inside = _read(path, [files.bands[band].index for band in group], files.bands[group[0]].grid, window)
+            valid &= inside
+            for band, plane in zip(group, dn, strict=True):
+                encoding = files.bands[band].encoding
+                values[..., bands.index(band)] = radiometry.decode(plane, encoding)
+                valid &= np.isfinite(plane) & (plane != encoding.nodata)
+                if plane.dtype == np.uint16:
+                    saturated |= plane == SATURATED
+        if scene.sensor == "sentinel":
+            valid &= ~saturated
+        values[~valid] = 0.0
+        clear = valid & ~saturated
+        for quality in files.quality:
+            clear &= _clear(quality, window)
+        return Raster(values, valid, clear, window)
+
+    def _add(self, path: pathlib.Path) -> None:
+        """Adds all scenes at a path."""
+        if path.is_dir() and (path / "manifest.json").is_file():
+            path = path / "manifest.json"
+        if not path.is_dir():
+            declared, pairs = scene_manifest.load(path)
+            self._add_scenes(declared, path.parent)
+            if pairs is not None:
+                self._pairs = (self._pairs or []) + [self._known(pair, path) for pair in pairs]
+            return
+        mtl = landsat_mtl.find(path)
+        self._add_scenes([landsat_mtl.declare(file) for file in mtl], path)
+        below = [p for p in sorted(path.iterdir()) if p.is_dir() and _is_scene_folder(p)] if not mtl else []
+        for folder in below:
+            self._add(folder)
+        if not mtl and not below:
+            raise SceneError(
+                f"{path}: expected a manifest.json, a Landsat scene with its *_MTL.txt, or folders of these; give "
+                f"one of them. Received: {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'an empty folder'}"
+            )
+
+    def _add_scenes(self, declared: Sequence[Mapping], folder: pathlib.Path) -> None:
+        for scene in declared:
+            files = scene_manifest.open_scene(scene, folder)
+            if files.scene.id in self._files:
+                raise SceneError(f"{folder}: ids must be unique; rename one. Received: id={files.scene.id} twice")
+            self._files[files.scene.id] = files
+
+    def _known(self, pair: Sequence[str], path: pathlib.Path) -> tuple[str, str]:
+        sensors = [self._files[i].scene.sensor if i in self._files else None for i in pair]
+        if sensors != ["landsat", "sentinel"]:
+            raise SceneError(f"{path}: a pair is a Landsat scene's id and a Sentinel-2 scene's id. Received: {pair}")
+        return pair[0], pair[1]
+
+    def _declared_pairs(self) -> list[tuple[Scene, Scene]]:
+        return [(self._files[a].scene, self._files[b].scene) for a, b in self._pairs or ()]
+
+
+def _is_scene_folder(path: pathlib.Path) -> bool:
+    return (path / "manifest.json").is_file() or bool(landsat_mtl.find(path))
+
+
+def _read(path: str, indexes: Sequence[int], native: Grid, window: Grid) -> tuple[np.ndarray, np.ndarray]:
+    """Digital numbers [band, height, width] of a window, and where it lies within the file; 0 beyond."""
+    offset = window.offset_in(native)
+    if offset is None:
+        raise SceneError(f"{path}: a window must lie on the native grid, {native}. Received: window={window}")
+    start = np.maximum(offset, 0)
+    stop = np.minimum(np.add(offset, window.shape), native.shape)
+    inside = np.zeros(window.shape, bool)
+    with scene_manifest.open_raster(path) as raster:
+        dn = np.zeros((len(indexes), *window.shape), raster.dtypes[indexes[0] - 1])
+        if (start < stop).all():
+            rows, columns = (slice(a - o, b - o) for a, b, o in zip(start, stop, offset, strict=True))
+            try:
+                part = raster.read(list(indexes), window=Window.from_slices(*zip(start, stop, strict=True)))
+            except rasterio.errors.RasterioError as error:
+                raise SceneError(
+                    f"{path}: the file is truncated or damaged; fetch it again. "
+                    f"Received: {error.__cause__ or error}, rows {start[0]} to {stop[0]}"
+                ) from error
+            dn[:, rows, columns], inside[rows, columns] = part, True
+    return dn, inside
+
+
+def _clear(quality: QualityFile, window: Grid) -> np.ndarray:
+    """[height, width] of `window`: clear in every pixel of the quality band that a pixel touches, and known there."""
+    native = quality.grid
+    row, column = (native.top - window.top) / native.pixel[1], (window.left - native.left) / native.pixel[0]
+    top, bottom = _touched(row, window.pixel[1] / native.pixel[1], window.shape[0])
+    left, right = _touched(column, window.pixel[0] / native.pixel[0], window.shape[1])
+    around = native.window(int(top[0]), int(left[0]), int(bottom[-1] - top[0]), int(right[-1] - left[0]))
+    bits, inside = _read(quality.path, [quality.index], native, around)
+    # Sums over all that lies above and to the left: four of them count the bad pixels of any rectangle.
+    bad = np.pad(~(CLEAR[quality.kind](bits[0]) & inside), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
+    top, bottom, left, right = top - top[0], bottom - top[0], left - left[0], right - left[0]
+    return bad[np.ix_(bottom, right)] + bad[np.ix_(top, left)] == bad[np.ix_(bottom, left)] + bad[np.ix_(top, right)]
+
+
+def _touched(start: float, step: float, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """First and one past the last of the native pixels that each of `count` intervals of length `step` touches."""
+    edges = start + step * np.arange(count + 1)
+    slack = 1e-6  # of a pixel, so that rounding touches nothing
+    return np.floor(edges[:-1] + slack).astype(int), np.ceil(edges[1:] - slack).astype(int)
+
+
+def sample(files: SceneFiles, band: str) -> np.ndarray:
+    """Some of a band's reflectances, [n]: the valid pixels of small windows along both diagonals.
+
+    Raises:
+      SceneError: the file cannot be read there.
+    """
+    file = files.bands[band]
+    parts = []
+    for i in range(PROBES):
+        for j in (i, PROBES - 1 - i):
+            row, column = ((size - PROBE) * k // (PROBES - 1) for size, k in zip(file.grid.shape, (i, j), strict=True))
+            dn, inside = _read(file.path, [file.index], file.grid, file.grid.window(row, column, PROBE, PROBE))
+            valid = inside & np.isfinite(dn[0]) & (dn[0] != file.encoding.nodata)
+            parts.append(radiometry.decode(dn[0][valid], file.encoding))
+    return np.concatenate(parts)
+
+
+def _probe(files: SceneFiles) -> None:
+    """Refuses a scene whose values cannot be reflectance: 8-bit data in 16 bits, or a wrong scale."""
+    for band, file in files.bands.items():
+        values = sample(files, band)
+        if files.scene.level == "uncalibrated" or not values.size:
+            continue
+        median = float(np.median(values))
+        if not PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
+            raise SceneError(
+                f"scene {files.scene.id}, {pathlib.Path(file.path).name}: the median reflectance of {band} is "
+                f"{median:.4g}, expected {PLAUSIBLE[0]} to {PLAUSIBLE[1]}; correct scale and offset. "
+                f"Received: scale={file.encoding.scale:g}, offset={file.encoding.offset:g}"
+            )
