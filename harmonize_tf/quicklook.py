@@ -1,0 +1,167 @@
+"""Pictures of a product: its quick-look, and the panel that shows what the model added."""
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+import rasterio
+import skimage.io
+from rasterio.enums import Resampling
+
+from harmonize_tf import radiometry, sources, tiling
+from harmonize_tf.errors import HarmonizeError
+from harmonize_tf.geometry import Grid
+from harmonize_tf.sources import Scene, SceneSource
+
+NATURAL = ("red", "green", "blue")
+PERCENTILES = (2.0, 98.0)
+SIDE = 1536  # longest side of a quick-look, pixels
+CROP = 96  # side of the panels' ground, 30 m cells: 2.9 km, large enough to know a place and small enough to see pixels
+
+
+@dataclasses.dataclass(frozen=True)
+class Stretch:
+    """Which reflectance is black and which is white, for red, green and blue."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def of(cls, reflectance: np.ndarray) -> "Stretch":
+        """The 2 to 98 % stretch of pixels [n, 3]; everything at once when there are none."""
+        if not len(reflectance):
+            return cls(np.zeros(3, np.float32), np.ones(3, np.float32))
+        low, high = np.percentile(reflectance, PERCENTILES, axis=0).astype(np.float32)
+        return cls(low, np.maximum(high, low + 1e-3))
+
+    def apply(self, reflectance: np.ndarray) -> np.ndarray:
+        """Display values [..., 3], 0 to 1."""
+        return np.clip((reflectance - self.low) / (self.high - self.low), 0.0, 1.0)
+
+
+class Histogram:
+    """Counts of the codes that pass, so that a stretch over a whole scene needs no scene in memory."""
+
+    def __init__(self) -> None:
+        self._counts = np.zeros((2, 3, radiometry.HIGHEST_CODE + 1), np.int64)
+
+    def add(self, dn: np.ndarray, clear: np.ndarray) -> None:
+        """Counts codes uint16 [height, width, 3], those of clear ground (bool [height, width]) apart from the rest."""
+        for band in range(3):
+            for kind, codes in enumerate((dn[clear, band], dn[~clear, band])):
+                self._counts[kind, band] += np.bincount(codes, minlength=self._counts.shape[-1])
+
+    def stretch(self) -> Stretch:
+        """The 2 to 98 % stretch of clear ground, or of all data where nothing is clear."""
+        counts = self._counts[0] if self._counts[0, 0, 1:].any() else self._counts.sum(0)
+        counts[:, 0] = 0
+        cumulative = counts.cumsum(1)
+        limits = [np.searchsorted(c, np.array(PERCENTILES) / 100 * c[-1]) for c in cumulative]
+        low, high = radiometry.decode(np.array(limits).T)
+        return Stretch(low, np.maximum(high, low + 1e-3))
+
+
+def write(product: pathlib.Path, stretch: Stretch, path: pathlib.Path) -> None:
+    """Writes the quick-look of a product, a PNG in natural colour that is transparent where there is no data.
+
+    Raises:
+      HarmonizeError: it cannot be written.
+    """
+    with rasterio.open(product) as image:
+        scale = min(1.0, SIDE / max(image.shape))
+        shape = tuple(max(1, round(size * scale)) for size in image.shape)
+        bands = [image.descriptions.index(band) + 1 for band in NATURAL]
+        dn = image.read(bands, out_shape=(3, *shape), resampling=Resampling.average).transpose(1, 2, 0)
+    display = np.dstack([stretch.apply(radiometry.decode(dn)), (dn != 0).all(-1)])
+    with _aside(path) as aside:
+        skimage.io.imsave(aside, np.rint(display * 255).astype(np.uint8), check_contrast=False)
+
+
+def compare(source: SceneSource, scene: Scene, product: pathlib.Path, path: pathlib.Path) -> None:
+    """Draws resampled Landsat, the product and their difference side by side, where most clear detail is.
+
+    Args:
+      source: the scene's source.
+      scene: the Landsat scene.
+      product: what was made of it, on the scene's pair grid.
+      path: the picture to write, in any format of matplotlib.
+
+    Raises:
+      HarmonizeError: it cannot be written.
+    """
+    with rasterio.open(product) as image:
+        grid = Grid.of(image.crs, image.transform, image.shape)
+        crop = _crop(source, scene, grid)
+        rows, columns = crop.slices(3)
+        bands = [image.descriptions.index(band) + 1 for band in NATURAL]
+        dn = image.read(bands, window=((rows.start, rows.stop), (columns.start, columns.stop))).transpose(1, 2, 0)
+    ground = grid.window(rows.start, columns.start, *dn.shape[:2])
+    before = sources.read_onto(source, scene, NATURAL, ground)
+    valid = before.valid & (dn != 0).all(-1)
+    _draw(scene, before.values, radiometry.decode(dn), valid, path)
+
+
+def _crop(source: SceneSource, scene: Scene, grid: Grid) -> tiling.Box:
+    """Where the product of clear share and local contrast of the red band is highest."""
+    cells = grid.at(30.0)
+
+    def interest(box: tiling.Box) -> float:
+        raster = sources.read_onto(source, scene, ["red"], cells.window(box.row, box.column, box.rows, box.columns))
+        red = np.where(raster.clear, raster.values[..., 0], np.nan)
+        steps = np.concatenate([np.abs(np.diff(red, axis=axis)).ravel() for axis in (0, 1)])
+        # Clear pixels count by their share squared: a crop full of holes shows little, however sharp their edges.
+        return float(np.nan_to_num(steps).sum() / max(1, steps.size) * raster.clear.mean() ** 2)
+
+    cores = (window.core for window in tiling.windows(cells.shape, CROP, 0))
+    return max(cores, key=interest)
+
+
+def _draw(scene: Scene, before: np.ndarray, after: np.ndarray, valid: np.ndarray, path: pathlib.Path) -> None:
+    # Of the extras `train` and `serve`; workers that only write products do without it.
+    from matplotlib.figure import Figure
+
+    stretch = Stretch.of(before[valid])
+    difference = np.where(valid, (after - before).mean(-1), np.nan)
+    limit = max(float(np.percentile(np.abs(difference[valid]), PERCENTILES[1])), 1e-3) if valid.any() else 1.0
+    height, width = valid.shape
+    figure = Figure(figsize=(13.2, 4.2 * height / width + 0.6), dpi=120, layout="constrained")
+    axes = figure.subplots(1, 3)
+    panels = (("Landsat, bicubic at 10 m", before), ("Harmonised, 10 m", after))
+    for axis, (title, reflectance) in zip(axes, panels, strict=False):
+        axis.imshow(np.where(valid[..., None], stretch.apply(reflectance), 1.0), interpolation="nearest")
+        axis.set_title(title)
+    # PuOr: diverging, and told apart with any colour vision (ColorBrewer).
+    shown = axes[2].imshow(difference, cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest")
+    axes[2].set_title("Difference: detail added")
+    figure.colorbar(shown, ax=axes[2], label="reflectance, mean of visible bands", extend="both", shrink=0.9)
+    for axis in axes:
+        axis.set_xticks([])
+        axis.set_yticks([])
+    _scale_bar(axes[0], height)
+    figure.supxlabel(scene.id, fontsize="small", color="0.4")
+    with _aside(path) as aside:
+        figure.savefig(aside)
+
+
+def _scale_bar(axis: "matplotlib.axes.Axes", height: int) -> None:  # noqa: F821
+    left, length, y = 12, 50, height - 14
+    axis.plot([left, left + length], [y, y], color="white", linewidth=4, solid_capstyle="butt")
+    axis.text(left + length / 2, y - 5, "500 m", color="white", ha="center", va="bottom", fontsize="small")
+
+
+@contextlib.contextmanager
+def _aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A file of the same format beside `path`, which takes its place once it is complete."""
+    aside = path.with_name(f".{path.stem}.tmp{path.suffix}")
+    try:
+        yield aside
+        aside.replace(path)
+    except (OSError, ValueError) as error:
+        raise HarmonizeError(
+            f"the picture cannot be written ({error}); choose a folder that exists and a suffix such as .png. "
+            f"Received: {path}"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)

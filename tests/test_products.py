@@ -1,0 +1,393 @@
+import dataclasses
+import json
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from concurrent import futures
+
+import numpy as np
+import pytest
+import rasterio
+from rio_cogeo import cog_validate
+from scipy import ndimage
+
+import harmonize_tf
+from harmonize_tf import cog, geometry, products, radiometry, sources
+from harmonize_tf.errors import HarmonizeError, ModelError, SceneError
+from harmonize_tf.geometry import Grid
+from harmonize_tf.manifest import Manifest
+from harmonize_tf.radiometry import Bandpass
+from harmonize_tf.sources import Raster
+from harmonize_tf.sources.simulated import SimulatedSource
+
+BANDS = ("blue", "green", "red", "nir")
+HALO = 3
+
+
+def manifest(**changes):
+    one, zero = (1.0,) * 4, (0.0,) * 4
+    facts = dict(name="smooth", bands=BANDS, level="toa", uses_pan=True, halo=HALO, multiple=1, sigma=one)
+    return Manifest(**facts | {"bandpass": Bandpass(one, zero, "identity")} | changes)
+
+
+class Smooth:
+    """Mean over 7x7 cells of what is valid, plus the panchromatic band's contrast: a halo of exactly 3 cells."""
+
+    def __init__(self, **changes):
+        self.manifest = manifest(**changes)
+        self.shapes = []
+
+    def predict(self, ms, pan):
+        self.shapes.append(ms.shape)
+        valid = (ms != 0).all(-1, keepdims=True)
+        size = (1, 2 * HALO + 1, 2 * HALO + 1, 1)
+        weight = ndimage.uniform_filter(valid.astype(np.float64), size, mode="constant")
+        mean = ndimage.uniform_filter(ms * valid.astype(np.float64), size, mode="constant") / np.maximum(weight, 1e-9)
+        out = mean.repeat(3, 1).repeat(3, 2)
+        if pan is not None:
+            # Sub-pixel 0, 1, 2 of a cell look at its pan pixels 0, 0, 1.
+            index = [np.arange(n)[:, None] * 2 + [0, 0, 1] for n in ms.shape[1:3]]
+            out += 0.1 * pan[:, index[0].ravel()][:, :, index[1].ravel()]
+        dn = np.clip(np.rint(out), 1, 65535) * valid.repeat(3, 1).repeat(3, 2)
+        return dn.astype(np.uint16)
+
+
+@dataclasses.dataclass
+class Cropped:
+    """A source whose Landsat scenes are cut to some cells."""
+
+    source: SimulatedSource
+    rows: int
+    columns: int
+    row: int = 20
+    column: int = 50
+
+    def scenes(self):
+        scene = self.source.scenes()[0]
+        grids = {}
+        for band, grid in scene.grids.items():
+            k = 2 if band == "pan" else 1
+            grids[band] = grid.window(k * self.row, k * self.column, k * self.rows, k * self.columns)
+        return [dataclasses.replace(scene, grids=grids)]
+
+    def read(self, scene, bands, window):
+        raster = self.source.read(self.source.scenes()[0], bands, window)
+        row, column = window.offset_in(scene.grids[bands[0]])
+        rows, columns = (o + np.arange(n) for o, n in zip((row, column), window.shape, strict=True))
+        native = scene.grids[bands[0]].shape
+        inside = ((rows >= 0) & (rows < native[0]))[:, None] & ((columns >= 0) & (columns < native[1]))
+        valid = raster.valid & inside
+        return Raster(np.where(valid[..., None], raster.values, 0), valid, raster.clear & inside, window)
+
+
+def run(source, path, predictor=None, **options):
+    scene = source.scenes()[0]
+    product = products.harmonize(source, scene, predictor or Smooth(), path, **options)
+    with rasterio.open(product.path) as image:
+        return product, image.read().transpose(1, 2, 0)
+
+
+def expected_whole(source, predictor):
+    """The scene through the model at once, read and encoded without any window."""
+    scene = source.scenes()[0]
+    grid = geometry.pair_grid(scene.grid)
+    ms, pan = (
+        sources.read_onto(source, scene, bands, grid.at(pixel)) for bands, pixel in ((BANDS, 30.0), (["pan"], 15.0))
+    )
+    codes = [radiometry.encode(raster.values, raster.valid[..., None])[None] for raster in (ms, pan)]
+    return predictor.predict(*codes)[0], ms.valid
+
+
+@pytest.fixture(scope="module")
+def wedge():
+    """A scene of 124x124 cells with a swath edge, missing pixels and clouds."""
+    return SimulatedSource(size=3600, clouds=0.4, nodata=True)
+
+
+@pytest.mark.parametrize("window", [16, 37, 64, 1000])
+def test_windows_of_any_size_give_the_whole_scene(window, wedge, tmp_path):
+    whole, _ = expected_whole(wedge, Smooth())
+    _, tiled = run(wedge, tmp_path / "out.tif", window=window)
+    assert tiled.shape == whole.shape and (tiled != 0).mean() > 0.5
+    assert np.abs(tiled.astype(int) - whole).max() <= 1
+
+
+def test_windows_start_at_multiples_and_share_one_shape(wedge, tmp_path):
+    predictor = Smooth(multiple=2, halo=HALO)
+    _, tiled = run(wedge, tmp_path / "out.tif", predictor, window=33)
+    assert len(set(predictor.shapes)) == 1 and predictor.shapes[0][1] % 2 == 0
+    assert np.abs(tiled.astype(int) - expected_whole(wedge, Smooth())[0]).max() <= 1
+
+
+def test_no_data_stays_exactly_where_it_was_and_spreads_nowhere(wedge, tmp_path):
+    _, dn = run(wedge, tmp_path / "out.tif", window=40)
+    _, valid = expected_whole(wedge, Smooth())
+    assert 0.02 < (~valid).mean() < 0.5
+    for band in range(len(BANDS)):
+        np.testing.assert_array_equal(dn[..., band] != 0, valid.repeat(3, 0).repeat(3, 1))
+
+
+def test_clouds_are_data(wedge, tmp_path):
+    clear = SimulatedSource(size=3600, nodata=True)
+    _, cloudy = run(wedge, tmp_path / "cloudy.tif")
+    _, free = run(clear, tmp_path / "clear.tif")
+    np.testing.assert_array_equal(cloudy != 0, free != 0)
+    assert (cloudy.astype(int) - free > 2000).any()
+
+
+@pytest.mark.parametrize("rows, columns", [(1, 1), (1, 40), (5, 7)])
+def test_the_smallest_scenes_work(rows, columns, tmp_path):
+    source = Cropped(SimulatedSource(size=3600), rows, columns)
+    product, dn = run(source, tmp_path / "out.tif")
+    assert product.grid.shape == (3 * (rows + 1), 3 * (columns + 1))
+    # A cell needs the (up to four) native pixels nearest to its centre.
+    assert dn.shape == (*product.grid.shape, 4) and (dn != 0).all(-1).sum() == 9 * (rows - 1) * (columns - 1)
+    assert cog_validate(product.path)[0] and product.picture.exists()
+
+
+def test_a_scene_without_any_data_is_an_empty_product(tmp_path):
+    source = Cropped(SimulatedSource(size=3600), 40, 40, row=-100)
+    predictor = Smooth()
+    product, dn = run(source, tmp_path / "out.tif", predictor, window=16)
+    assert product.skipped == product.windows == 9 and predictor.shapes == []
+    assert not dn.any()
+
+
+@pytest.mark.parametrize("crs, epsg", [("EPSG:32633", 32633), ("EPSG:32723", 32723)])
+def test_the_product_is_a_cog_on_the_sentinel_lattice_that_tells_what_it_is(crs, epsg, tmp_path):
+    source = SimulatedSource(size=6000, crs=crs)
+    scene = source.scenes()[0]
+    product, dn = run(source, tmp_path / "out.tif")
+    valid, errors, warnings = cog_validate(product.path, strict=True)
+    assert valid, (errors, warnings)
+    with rasterio.open(product.path) as image:
+        assert image.crs.to_epsg() == epsg and image.res == (10.0, 10.0)
+        assert image.transform.c % 10 == 0 and image.transform.f % 10 == 0
+        assert image.nodata == 0 and image.dtypes == ("uint16",) * 4
+        assert image.descriptions == BANDS
+        assert image.scales == (1e-4,) * 4 and image.offsets == (-0.1,) * 4
+        assert [c.name for c in image.colorinterp] == list(BANDS)
+        assert image.profile["compress"] == "deflate" and image.block_shapes == [(512, 512)] * 4
+        assert image.tags(ns="IMAGE_STRUCTURE")["PREDICTOR"] == "2"
+        assert image.tags(1, ns="IMAGERY")["CENTRAL_WAVELENGTH_UM"] == "0.492"
+        tags = image.tags()
+    assert tags["SOURCE_SCENE"] == scene.id and tags["SPACECRAFT"] == "LANDSAT_8" and tags["LEVEL"] == "toa"
+    assert tags["ACQUIRED"].startswith("2022-06-07T10:00:00")
+    assert tags["TIFFTAG_SOFTWARE"] == f"harmonize_tf {harmonize_tf.__version__}"
+    assert Manifest.from_json(tags["MODEL_MANIFEST"]) == manifest()
+    assert json.loads(tags["MODEL_MANIFEST"])["name"] == tags["MODEL"] == "smooth"
+
+
+def test_overviews_average_what_has_data_and_nothing_else(tmp_path):
+    product, dn = run(Cropped(SimulatedSource(size=7200, nodata=True), 203, 203, column=20), tmp_path / "out.tif")
+    assert dn.shape[:2] == (612, 612) and (dn == 0).any()
+    with rasterio.open(product.path) as image:
+        assert image.overviews(1) and all(image.overviews(b) == image.overviews(1) for b in image.indexes)
+    with rasterio.open(product.path, overview_level=0) as image:
+        overview = image.read(1)
+    blocks = dn[..., 0].astype(float).reshape(306, 2, 306, 2)
+    there = (blocks != 0).sum((1, 3))
+    np.testing.assert_array_equal(overview != 0, there > 0)
+    assert np.abs(overview - blocks.sum((1, 3)) / np.maximum(there, 1)).max() <= 0.5 + 1e-6
+
+
+def test_two_runs_give_the_same_bytes(wedge, tmp_path):
+    first, _ = run(wedge, tmp_path / "a.tif", window=24, in_flight=4)
+    second, _ = run(wedge, tmp_path / "b.tif", window=24, in_flight=2)
+    assert first.path.read_bytes() == second.path.read_bytes()
+    assert first.picture.read_bytes() == second.picture.read_bytes()
+
+
+class Failing(Smooth):
+    def predict(self, ms, pan):
+        if len(self.shapes) == 5:
+            raise HarmonizeError("the server is gone")
+        return super().predict(ms, pan)
+
+
+def test_a_failure_midway_leaves_nothing_and_ends_all_threads(wedge, tmp_path):
+    with pytest.raises(HarmonizeError, match="the server is gone"):
+        run(wedge, tmp_path / "out.tif", Failing(), window=16)
+    assert list(tmp_path.iterdir()) == []
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("window")]
+
+
+def test_a_failure_midway_leaves_the_product_that_was_there(wedge, tmp_path):
+    (tmp_path / "out.tif").write_text("of yesterday")
+    with pytest.raises(HarmonizeError):
+        run(wedge, tmp_path / "out.tif", Failing(), window=16)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
+    assert (tmp_path / "out.tif").read_text() == "of yesterday"
+    run(wedge, tmp_path / "out.tif", window=16)
+    assert cog_validate(tmp_path / "out.tif")[0]
+
+
+# From a disk that is full at once to one on which only the last blocks have no room.
+@pytest.mark.parametrize("limit", [1_000, 500_000, 1_500_000, 2_090_000])
+def test_a_full_disk_is_told_and_leaves_nothing(limit, tmp_path):
+    code = f"""
+        import pathlib, resource
+        import numpy as np
+        from harmonize_tf import cog
+        from harmonize_tf.errors import HarmonizeError
+        from harmonize_tf.geometry import Grid
+
+        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
+        dn = np.random.default_rng(0).integers(1, 65536, (1024, 1024, 1), np.uint16)
+        try:
+            grid = Grid("EPSG:32633", 0, 0, (10, 10), dn.shape[:2])
+            with cog.create(pathlib.Path("out.tif"), grid, ["red"], {{}}) as out:
+                for row in range(0, 1024, 128):
+                    out.write(dn[row : row + 128], slice(row, row + 128), slice(0, 1024))
+        except HarmonizeError as error:
+            print(error)
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "make room on that disk" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_lost_pixels_is_found_out(tmp_path):
+    dn = np.full((600, 600, 1), 1000, np.uint16)
+    grid = Grid("EPSG:32633", 0, 0, (10.0, 10.0), (600, 600))
+    with pytest.raises(HarmonizeError, match="does not hold what was written"):
+        with cog.create(tmp_path / "out.tif", grid, ["red"], {}) as out:
+            out.write(dn, slice(0, 600), slice(0, 600))
+            out.sums += 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_missing_folder_is_told(wedge, tmp_path):
+    with pytest.raises(HarmonizeError, match="choose a folder that exists"):
+        run(wedge, tmp_path / "nowhere" / "out.tif")
+
+
+@pytest.mark.parametrize(
+    "changes, scene_changes, message",
+    [
+        ({"level": "sr"}, {}, "level 'sr'"),
+        ({"bands": (*BANDS, "swir1", "swir2")}, {}, "needs swir1, swir2"),
+        ({}, {"pan": None}, "panchromatic"),
+        ({}, {"sensor": "sentinel"}, "takes Landsat"),
+    ],
+)
+def test_a_scene_that_does_not_fit_the_model_is_refused_before_any_pixel_is_read(
+    changes, scene_changes, message, tmp_path
+):
+    class Unreadable(SimulatedSource):
+        def read(self, scene, bands, window):
+            raise AssertionError("read")
+
+    source = Unreadable(bands=BANDS)
+    scene = source.scenes()[0]
+    if "pan" in scene_changes:
+        scene_changes = {"grids": {band: scene.grids[band] for band in BANDS}}
+    with pytest.raises(SceneError, match=message):
+        products.harmonize(source, dataclasses.replace(scene, **scene_changes), Smooth(**changes), tmp_path / "out.tif")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_answers_with_another_shape_is_told(wedge, tmp_path):
+    class Wrong(Smooth):
+        def predict(self, ms, pan):
+            return super().predict(ms, pan)[:, :-1]
+
+    with pytest.raises(ModelError, match="should answer with uint16"):
+        run(wedge, tmp_path / "out.tif", Wrong())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_windows_in_flight_never_exceed_the_bound():
+    lock, live, most = threading.Lock(), 0, 0
+
+    def begin(item):
+        nonlocal live, most
+        with lock:
+            live += 1
+            most = max(most, live)
+        time.sleep(0.001 * (item % 3))
+        return item
+
+    taken = []
+    for item in products.bounded(begin, iter(range(60)), 3):
+        taken.append(item)
+        time.sleep(0.002)
+        with lock:
+            live -= 1
+    assert sorted(taken) == list(range(60)) and most == 3
+
+
+class Counting(Smooth):
+    def __init__(self):
+        super().__init__()
+        self.live, self.most, self.lock = 0, 0, threading.Lock()
+
+    def predict(self, ms, pan):
+        with self.lock:
+            self.live += 1
+            self.most = max(self.most, self.live)
+        time.sleep(0.02)
+        with self.lock:
+            self.live -= 1
+        return super().predict(ms, pan)
+
+
+class CountingClient(Counting):
+    def __init__(self):
+        super().__init__()
+        self.pool = futures.ThreadPoolExecutor(8)
+
+    def predict_async(self, ms, pan):
+        return self.pool.submit(self.predict, ms, pan)
+
+
+def test_a_local_model_predicts_one_window_at_a_time_and_a_client_several(wedge, tmp_path):
+    local, client = Counting(), CountingClient()
+    run(wedge, tmp_path / "out.tif", local, window=24)
+    run(wedge, tmp_path / "out.tif", client, window=24, in_flight=3)
+    assert local.most == 1
+    assert 2 <= client.most <= 3
+
+
+def test_memory_does_not_grow_with_the_scene():
+    """Four times the scene, the same memory: measured in processes of their own, pixels never held at once."""
+    code = """
+        import pathlib, resource, sys, tempfile
+        import numpy as np
+        from harmonize_tf import cog, products
+        from harmonize_tf.manifest import Manifest
+        from harmonize_tf.radiometry import Bandpass
+        from harmonize_tf.sources import Raster, Scene
+        from harmonize_tf.geometry import Grid
+
+        cells = int(sys.argv[1])
+
+        class Flat:
+            def read(self, scene, bands, window):
+                valid = np.ones(window.shape, bool)
+                return Raster(np.full((*window.shape, len(bands)), 0.2, np.float32), valid, valid, window)
+
+        class Nearest:
+            manifest = Manifest("nearest", ("blue", "green", "red"), "toa", False, 0, 1, (1,) * 3,
+                                Bandpass((1,) * 3, (0,) * 3, ""))
+            def predict(self, ms, pan):
+                return ms.repeat(3, 1).repeat(3, 2)
+
+        cog.CACHE = 16
+        grid = Grid("EPSG:32633", 300010, 5000020, (30.0, 30.0), (cells, cells))
+        scene = Scene("flat", "landsat", "toa", "", "LANDSAT_8", 0, {b: grid for b in Nearest.manifest.bands})
+        with tempfile.TemporaryDirectory() as folder:
+            products.harmonize(Flat(), scene, Nearest(), pathlib.Path(folder, "out.tif"), window=128)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    """
+    peaks = []
+    for cells in (300, 1500):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code), str(cells)], capture_output=True, text=True, check=True
+        )
+        peaks.append(int(done.stdout) / 1024)
+    # The larger product is 122 MB of pixels, the smaller 5 MB.
+    assert peaks[1] - peaks[0] < 60, peaks
