@@ -2,7 +2,14 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from harmonize_tf.degradation import cubic_weights, degrade, gaussian_weights, sample_blurred
+from harmonize_tf.degradation import (
+    cubic_weights,
+    degrade,
+    gaussian_weights,
+    keys_cubic,
+    pair_grid_sigma,
+    sample_blurred,
+)
 from harmonize_tf.errors import HarmonizeError
 
 
@@ -42,6 +49,22 @@ def test_looking_from_a_shifted_place_equals_shifting_the_image():
     there, _ = degrade(wave(0, 0), np.ones((90, 90), bool), (1.0,), shift=(0.4, -0.7))
     here, _ = degrade(wave(0.4, -0.7), np.ones((90, 90), bool), (1.0,))
     np.testing.assert_allclose(there[3:-3, 3:-3], here[3:-3, 3:-3], atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.45, 1.02])
+def test_warping_from_landsats_lattice_blurs_as_much_as_pair_grid_sigma_says(sigma):
+    image = gaussian_filter(np.random.default_rng(2).normal(size=(240, 240)), 1.5)[..., None].astype(np.float32)
+    landsat, _ = degrade(image, everywhere(image), (sigma,), shift=(0.5, 0.5))
+    cells = np.arange(80)
+    cubic = keys_cubic(1.0)[0](cells - (cells[:, None] - 1 / 6))  # 5 m back, in cells of 30 m
+    warped = (cubic @ landsat[..., 0] @ cubic.T)[5:-5, 5:-5]
+
+    def unexplained(blur):
+        return (degrade(image, everywhere(image), (blur,))[0][5:-5, 5:-5, 0] - warped).std()
+
+    (wider,) = pair_grid_sigma((sigma,))
+    assert unexplained(wider) < 0.9 * unexplained(sigma)
+    assert unexplained(wider) < 1.05 * min(unexplained(s) for s in np.arange(0.4, 1.6, 0.1))
 
 
 def test_nothing_leaks_out_of_invalid_pixels_and_only_their_own_cell_is_lost():

@@ -9,7 +9,7 @@ import tensorflow as tf
 from absl import logging
 
 from harmonize_tf import pansharpen, sensors
-from harmonize_tf.degradation import FACTOR, cubic_weights, gaussian_weights
+from harmonize_tf.degradation import FACTOR, cubic_weights, gaussian_weights, pair_grid_sigma
 from harmonize_tf.errors import ModelError
 from harmonize_tf.models.harmonizer import Bicubic, Inputs, Landsat, prepare
 from harmonize_tf.models.layers import PACKAGE, Polyphase, repeat_pixels, resample
@@ -48,7 +48,7 @@ class Baseline(keras.Model):
             )
         super().__init__(autocast=False, **{"name": method, **kwargs})
         self.method, self.bands, self.level = method, tuple(bands), level
-        self.sigma, self.multiple = sensors.blur_sigma(bands), 1
+        self.sigma, self.multiple = pair_grid_sigma(sensors.blur_sigma(bands)), 1
         self.uses_pan = uses_pan and method == "pansharpen"
         if method == "pansharpen" and not uses_pan:
             logging.warning("pansharpen: there is no panchromatic band, so this baseline is the same as bandpass")

@@ -4,9 +4,9 @@ With D the degradation of the valid pixels (per-band Gaussian blur and decimatio
 output `x` becomes `x + K F r + U y`:
 
 * `r` is what D still misses of the target, K bicubic upsampling and F the separable FIR inverse of D K, which is a
-  plain filter on the 30 m grid. Away from borders and gaps this alone is exact to `FIR_TOLERANCE`. Bicubic upsampling
-  instead of the transpose of D: on real Sentinel-2 (T32TMT, four blurs, three bands) it came up to 3 % closer to the
-  truth, and for the narrow blur of the short-wave infrared the transpose would put dots into the cells' centres.
+  plain filter on the 30 m grid. Away from borders and gaps this alone is exact to `FIR_TOLERANCE`. K is bicubic, not
+  the transpose of D: from bicubic Sentinel-2 (T32TMT, three bands) it comes 1 to 3 % closer to the truth for blurs of
+  0.65 to 1.4, and the transpose of a narrow blur (short-wave infrared) would put dots into the cells' centres.
 * U repeats pixels, so that U y never leaves the valid cells, and `y` solves `v D U y = v rest` on the 30 m grid.
   Cutting rows and columns out of a symmetric matrix leaves its eigenvalues within the bounds they had, so that a fixed
   number of Chebyshev steps reaches `SOLVER_TOLERANCE` for every mask.
