@@ -35,7 +35,7 @@ class DegradedSource:
       inner: where the Sentinel-2 scenes come from; its Landsat scenes are left out.
       seed: of the noise.
       noise: standard deviation of the noise in units of OLI's own (`NOISE`, `PAN_NOISE`); 0: none.
-      shift_m: where the partner lies against the Sentinel-2 image: metres to the east and to the south.
+      shift_m: where the Sentinel-2 image lies against the partner's, east and north, m, as in a record.
       sigma: blur for each of `sensors.BANDS`, 10 m pixels; None: `sensors.blur_sigma`.
       pan_sigma: blur for the panchromatic band, 10 m pixels.
       nir: the Sentinel-2 band behind "nir", "B8" or "B8A".
@@ -79,8 +79,8 @@ class DegradedSource:
         """The Sentinel-2 image seen from the centres of `window`'s pixels: values, valid, clear."""
         size = window.pixel[0] / PIXEL
         margin = math.ceil(max(TRUNCATE * max(sigma), size / 2)) + 1
-        # Content moved to the east by dx comes from dx further west.
-        left = window.left - self.shift_m[0] - origin.grid.left
+        # What the partner shows at one place, Sentinel-2 shows at that place plus the shift.
+        left = window.left + self.shift_m[0] - origin.grid.left
         top = origin.grid.top - (window.top + _false_northing(origin) + self.shift_m[1])
         rows, columns = (
             start / PIXEL + (np.arange(count) + 0.5) * size - 0.5

@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import rasterio
@@ -43,13 +44,14 @@ class GeoTiffSource:
           SceneError: a scene cannot be used as what it is declared to be.
         """
         self._files: dict[str, SceneFiles] = {}
-        self._pairs: list[tuple[str, str]] | None = None
+        self._pairs: list[Sequence[str]] | None = None
         for path in paths:
-            self._add(pathlib.Path(path))
-        for files in self._files.values():
-            _probe(files)
-        for landsat, sentinel in self._declared_pairs():
-            pairing.check_pair(landsat, sentinel)
+            declared, pairs = find(pathlib.Path(path))
+            for scene, folder in declared:
+                self._add(open_scene(scene, folder))
+            if pairs is not None:
+                self._pairs = [*(self._pairs or ()), *pairs]
+        self._declared_pairs()
 
     def scenes(self) -> Sequence[Scene]:
         """All scenes in the order in which they were found."""
@@ -88,46 +90,73 @@ class GeoTiffSource:
             clear &= _clear(quality, window)
         return Raster(values, valid, clear, window)
 
-    def _add(self, path: pathlib.Path) -> None:
-        """Adds all scenes at a path."""
-        if path.is_dir() and (path / "manifest.json").is_file():
-            path = path / "manifest.json"
-        if not path.is_dir():
-            declared, pairs = scene_manifest.load(path)
-            self._add_scenes(declared, path.parent)
-            if pairs is not None:
-                self._pairs = (self._pairs or []) + [self._known(pair, path) for pair in pairs]
-            return
-        mtl = landsat_mtl.find(path)
-        self._add_scenes([landsat_mtl.declare(file) for file in mtl], path)
-        below = [p for p in sorted(path.iterdir()) if p.is_dir() and _is_scene_folder(p)] if not mtl else []
-        for folder in below:
-            self._add(folder)
-        if not mtl and not below:
-            raise SceneError(
-                f"{path}: expected a manifest.json, a Landsat scene with its *_MTL.txt, or folders of these; give "
-                f"one of them. Received: {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'an empty folder'}"
-            )
-
-    def _add_scenes(self, declared: Sequence[Mapping], folder: pathlib.Path) -> None:
-        for scene in declared:
-            files = scene_manifest.open_scene(scene, folder)
-            if files.scene.id in self._files:
-                raise SceneError(f"{folder}: ids must be unique; rename one. Received: id={files.scene.id} twice")
-            self._files[files.scene.id] = files
-
-    def _known(self, pair: Sequence[str], path: pathlib.Path) -> tuple[str, str]:
-        sensors = [self._files[i].scene.sensor if i in self._files else None for i in pair]
-        if sensors != ["landsat", "sentinel"]:
-            raise SceneError(f"{path}: a pair is a Landsat scene's id and a Sentinel-2 scene's id. Received: {pair}")
-        return pair[0], pair[1]
+    def _add(self, files: SceneFiles) -> None:
+        name = files.scene.id
+        if name in self._files:
+            raise SceneError(f"ids of scenes must be unique; rename one. Received: id={name} twice")
+        self._files[name] = files
 
     def _declared_pairs(self) -> list[tuple[Scene, Scene]]:
-        return [(self._files[a].scene, self._files[b].scene) for a, b in self._pairs or ()]
+        return [declared_pair(pair, self.scenes()) for pair in self._pairs or ()]
 
 
-def _is_scene_folder(path: pathlib.Path) -> bool:
-    return (path / "manifest.json").is_file() or bool(landsat_mtl.find(path))
+Declared = tuple[Mapping[str, Any], pathlib.Path]
+"""A scene as a manifest declares it, and the folder that its paths are relative to."""
+
+
+def find(path: pathlib.Path) -> tuple[list[Declared], list[Sequence[str]] | None]:
+    """What there is at a path of `GeoTiffSource`: scenes as declared, and the pairs of ids or None.
+
+    Raises:
+      SceneError: there is nothing, or a manifest or MTL file cannot be read.
+    """
+    if path.is_dir() and (path / "manifest.json").is_file():
+        path = path / "manifest.json"
+    if not path.is_dir():
+        scenes, pairs = scene_manifest.load(path)
+        return [(scene, path.parent) for scene in scenes], pairs
+    if mtl := landsat_mtl.find(path):
+        return [(landsat_mtl.declare(file), path) for file in mtl], None
+    below = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _holds_scenes(folder)]
+    if not below:
+        raise SceneError(
+            f"{path}: expected a manifest.json, a Landsat scene with its *_MTL.txt, or folders of these; give one of "
+            f"them. Received: {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'an empty folder'}"
+        )
+    scenes, pairs = zip(*(find(folder) for folder in below), strict=True)
+    declared = [pair for some in pairs for pair in some or ()]
+    return [scene for some in scenes for scene in some], None if all(some is None for some in pairs) else declared
+
+
+def _holds_scenes(folder: pathlib.Path) -> bool:
+    return (folder / "manifest.json").is_file() or bool(landsat_mtl.find(folder))
+
+
+def open_scene(declared: Mapping[str, Any], folder: pathlib.Path) -> SceneFiles:
+    """Holds a declared scene against its files' headers and some of their values.
+
+    Raises:
+      SceneError: the scene cannot be used as what it is declared to be.
+    """
+    files = scene_manifest.open_scene(declared, folder)
+    _probe(files)
+    return files
+
+
+def declared_pair(pair: Sequence[str], scenes: Sequence[Scene]) -> tuple[Scene, Scene]:
+    """The scenes of a manifest's pair.
+
+    Raises:
+      SceneError: the ids name no Landsat and Sentinel-2 scene, or these two cannot be compared.
+    """
+    named = {scene.id: scene for scene in scenes}
+    found = [named[name] for name in pair if name in named]
+    if [scene.sensor for scene in found] != ["landsat", "sentinel"] or len(pair) != 2:
+        raise SceneError(
+            f"a pair is a Landsat scene's id and a Sentinel-2 scene's id; correct `pairs`. Received: {list(pair)}"
+        )
+    pairing.check_pair(*found)
+    return found[0], found[1]
 
 
 def _read(path: str, indexes: Sequence[int], native: Grid, window: Grid) -> tuple[np.ndarray, np.ndarray]:

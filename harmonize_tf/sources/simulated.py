@@ -54,7 +54,8 @@ class SimulatedSource:
       clouds: share of the cells of 1.6 km that carry a cloud, 0 to 1.
       clouds_move: whether the two sensors see the clouds at different places.
       nodata: whether Landsat's swath ends within the scene (a wedge in the west) and single pixels are missing.
-      shift_m: where Landsat's image lies against the ground: metres to the east and to the south.
+      shift_m: where Sentinel-2's image lies against Landsat's, east and north, m, as in a record; it is Landsat's that
+        is displaced.
     """
 
     seed: int = 0
@@ -161,7 +162,7 @@ class SimulatedSource:
         """What the sensor sees of the ground: its MTF and its radiometry."""
         if scene.sensor == "sentinel":
             return self.truth(east, north, band, sensors.MSI[band].sigma)
-        east, north = east - self.shift_m[0], north + self.shift_m[1]
+        east, north = east + self.shift_m[0], north + self.shift_m[1]
         if band == "pan":
             return self.truth(east, north, band, sensors.OLI_PAN.sigma)
         truth = self.truth(east, north, band, sensors.OLI[band].sigma)
