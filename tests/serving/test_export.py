@@ -1,0 +1,287 @@
+import shutil
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow_serving.apis import prediction_log_pb2
+
+from harmonize_tf import radiometry, records
+from harmonize_tf.errors import FlagError, ModelError
+from serving import export, signatures, tensors, verify
+from serving.local import LocalPredictor
+from serving.servable import WARMUP_FILE, RequestError, Servable, warmup_logs
+
+
+@pytest.fixture(scope="module")
+def servable(exported):
+    return Servable(exported.version)
+
+
+def record_of(ms, pan, level="sr", bands=("blue", "green", "red", "nir")):
+    capture = records.Capture(
+        ms=ms, valid=np.ones(ms.shape[:2], np.uint8), scene_id="", product="", spacecraft="LANDSAT_8", pan=pan
+    )
+    return records.encode(
+        records.Record("a", "test", "", "", level, bands, "EPSG:32633", (10.0, 0, 0, 0, -10.0, 0), capture, None)
+    )
+
+
+def forward(harmonizer):
+    """Codes to codes by the trainer's own forward pass, written without serving's code.
+
+    Of dynamic size, as served: with static shapes TensorFlow fuses and orders float32 operations in another way, and
+    1 code in 10,000 then differs by 1.
+    """
+    specs = [tf.TensorSpec([None, None, None, bands], tf.uint16) for bands in (4, 1)]
+
+    @tf.function(input_signature=specs)
+    def run(ms, pan):
+        valid = tf.reduce_all(ms != 0, axis=-1, keepdims=True)
+        inputs = {
+            "landsat_ms": radiometry.decode(ms),
+            "landsat_valid": tf.cast(valid, tf.float32),
+            "landsat_pan": radiometry.decode(pan),
+            "landsat_pan_valid": tf.cast(pan != 0, tf.float32),
+        }
+        reflectance = harmonizer(inputs, training=False)
+        return radiometry.encode(reflectance, tf.repeat(tf.repeat(valid, 3, axis=1), 3, axis=2))
+
+    return run
+
+
+SIZES = [(12, 10), (64, 64), (9, 23)]
+
+
+@pytest.mark.parametrize(("h", "w"), SIZES)
+def test_the_signatures_agree_bit_for_bit_with_the_forward_pass(exported, servable, windows, h, w):
+    ms, pan = windows(n=2, h=h, w=w)
+    direct = forward(exported.harmonizer)(ms, pan).numpy()
+    served = servable.predict({"landsat_ms": ms, "landsat_pan": pan})["sentinel_ms"]
+    np.testing.assert_array_equal(served, direct)
+    examples = np.array([record_of(*pair) for pair in zip(ms, pan, strict=True)], object)
+    from_records = servable.predict({"examples": examples}, "tf_example")["sentinel_ms"]
+    np.testing.assert_array_equal(from_records, direct)
+    assert len(np.unique(direct)) > 100
+
+
+@pytest.mark.parametrize(("h", "w"), SIZES)
+def test_reflectance_in_and_out_means_the_same_as_codes(servable, windows, h, w):
+    codes = dict(zip(("landsat_ms", "landsat_pan"), windows(n=2, h=h, w=w), strict=True))
+    served = servable.predict(codes)["sentinel_ms"]
+    floats = {k: np.where(x == 0, np.float32("nan"), radiometry.decode(x)) for k, x in codes.items()}
+    reflectance = servable.predict(floats, "reflectance")["sentinel_ms"]
+    np.testing.assert_array_equal(np.isnan(reflectance), served == 0)
+    known = served != 0
+    within = np.clip(reflectance, 1e-4 - 0.1, 65535e-4 - 0.1)  # what there are codes for
+    np.testing.assert_allclose(within[known], radiometry.decode(served)[known], atol=0.5e-4 + 1e-6)
+
+
+def test_no_data_marks_its_own_pixels_and_no_others(servable, windows):
+    ms, pan = windows(nodata=False)
+    ms[0, 4, 6, 2] = 0
+    pan[0, 20, 3] = 0  # a gap in the panchromatic band is none in the product
+    out = servable.predict({"landsat_ms": ms, "landsat_pan": pan})["sentinel_ms"]
+    missing = np.zeros((36, 30), bool)
+    missing[12:15, 18:21] = True
+    np.testing.assert_array_equal((out[0] == 0).all(-1), missing)
+    np.testing.assert_array_equal((out[0] == 0).any(-1), missing)
+
+
+def test_data_never_becomes_no_data_however_dark(servable):
+    ms, pan = np.ones((1, 6, 6, 4), np.uint16), np.ones((1, 12, 12, 1), np.uint16)
+    assert servable.predict({"landsat_ms": ms, "landsat_pan": pan})["sentinel_ms"].min() >= 1
+
+
+def test_the_manifest_travels_in_the_files_and_as_a_signature(exported, servable):
+    manifest = LocalPredictor(exported.directory).manifest
+    assert manifest.name == "subpixel"
+    assert manifest.bands == exported.harmonizer.bands and manifest.bandpass == exported.harmonizer.bandpass
+    answer = servable.predict({"query": np.zeros(3, np.uint8)}, "manifest")["manifest"]
+    assert [row.tobytes().decode() for row in answer] == [manifest.to_json()] * 3
+
+
+def test_records_of_other_bands_or_level_are_refused(servable, windows):
+    ms, pan = windows()
+    for changes, text in (({"level": "toa"}, "level sr"), ({"bands": ("nir", "red", "green", "blue")}, "bands blue")):
+        examples = np.array([record_of(ms[0], pan[0], **changes)], object)
+        with pytest.raises(RequestError, match=f"expected records of {text}"):
+            servable.predict({"examples": examples}, "tf_example")
+    with pytest.raises(RequestError):
+        servable.predict({"examples": np.array([b"junk"], object)}, "tf_example")
+
+
+@pytest.mark.parametrize("shape", [(1, 24, 19, 1), (1, 12, 10, 1), (2, 24, 20, 1)])
+def test_a_panchromatic_band_of_another_size_is_refused_by_the_graph(servable, windows, shape):
+    with pytest.raises(RequestError, match="landsat_pan must be"):
+        servable.predict({"landsat_ms": windows()[0], "landsat_pan": np.ones(shape, np.uint16)})
+
+
+def test_empty_batches_and_windows_are_answered(servable):
+    for n, h, w in ((0, 6, 6), (1, 0, 6)):
+        inputs = {
+            "landsat_ms": np.ones((n, h, w, 4), np.uint16),
+            "landsat_pan": np.ones((n, 2 * h, 2 * w, 1), np.uint16),
+        }
+        try:
+            assert servable.predict_unchecked(inputs, "serving_default")["sentinel_ms"].shape == (n, 3 * h, 3 * w, 4)
+        except RequestError:
+            pass  # an error is fine, ending the process is not
+
+
+def test_the_warm_up_file_has_one_request_a_signature(exported, servable):
+    logs = list(warmup_logs(exported.version))
+    assert [log.request.model_spec.signature_name for log in logs] == sorted(servable.signatures, key=order)
+    assert logs[0].request.inputs["landsat_ms"].tensor_shape.dim[1].size == 16
+
+
+def order(name):
+    return ["serving_default", "reflectance", "tf_example", "manifest"].index(name)
+
+
+def test_versions_rise_even_within_a_second_and_beyond_the_clock(make_harmonizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "_verify", lambda path: None)
+    harmonizer = make_harmonizer(uses_pan=False)
+    (tmp_path / "m" / "4000000000").mkdir(parents=True)
+    paths = [export.export_harmonizer(harmonizer, tmp_path / "m", warmup_size=6) for _ in range(2)]
+    assert [path.name for path in paths] == ["4000000001", "4000000002"]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == ["4000000000", "4000000001", "4000000002"]
+
+
+def test_a_failed_verification_leaves_nothing_behind(make_harmonizer, tmp_path, monkeypatch):
+    def fail(path):
+        assert path.is_dir() and not path.name.isdecimal()
+        raise ModelError("no")
+
+    monkeypatch.setattr(export, "_verify", fail)
+    with pytest.raises(ModelError):
+        export.export_harmonizer(make_harmonizer(uses_pan=False), tmp_path / "serving" / "m", warmup_size=6)
+    assert list(tmp_path.iterdir()) == []
+
+
+def rewritten(version, path, change):
+    """A copy of a version whose warm-up records are changed."""
+    shutil.copytree(version, path)
+    logs = list(warmup_logs(version))
+    change(logs)
+    with tf.io.TFRecordWriter(str(path / WARMUP_FILE)) as writer:
+        for log in logs:
+            writer.write(prediction_log_pb2.PredictionLog(predict_log=log).SerializeToString())
+    return path
+
+
+def test_verification_finds_answers_that_differ_by_more_than_rounding(exported, tmp_path):
+    def add(difference):
+        def change(logs):
+            codes = tensors.decode(logs[0].response.outputs["sentinel_ms"]).copy()
+            codes[0, -1, -1, 0] += np.uint16(difference)
+            logs[0].response.outputs["sentinel_ms"].tensor_content = codes.tobytes()
+
+        return change
+
+    verify.verify(rewritten(exported.version, tmp_path / "1", add(1)))
+    with pytest.raises(ModelError, match="answers differently.*serving_default.sentinel_ms"):
+        verify.verify(rewritten(exported.version, tmp_path / "2", add(2)))
+
+
+def test_verification_wants_a_record_for_each_signature_and_undamaged_variables(exported, tmp_path):
+    with pytest.raises(ModelError, match="none for manifest"):
+        verify.verify(rewritten(exported.version, tmp_path / "1", lambda logs: logs.pop()))
+    path = shutil.copytree(exported.version, tmp_path / "2")
+    (path / "variables" / "variables.data-00000-of-00001").write_bytes(b"short")
+    with pytest.raises(ModelError, match=f"cannot be loaded.*{path}"):
+        verify.verify(path)
+
+
+def test_verification_takes_the_exported_version(exported):
+    verify.main([str(exported.version)])
+
+
+def unguarded(path, guard):
+    """A SavedModel that starts with a convolution, with or without a check of the rank before it."""
+    kernel = tf.Variable(tf.ones([3, 3, 4, 4]))
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 4], tf.float32, "x")])
+    def run(x):
+        x = tf.ensure_shape(x, [None, None, None, 4]) if guard else x
+        return {"y": tf.nn.conv2d(x, kernel, 1, "SAME")}
+
+    module = tf.Module()
+    module.kernel = kernel
+    tf.saved_model.save(module, str(path), {"serving_default": run})
+    (path / "assets.extra").mkdir()
+    x = np.ones((1, 8, 8, 4), np.float32)
+    record = export._warmup_record("m", "serving_default", {"x": x}, {"y": run(tf.constant(x))["y"].numpy()})
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        writer.write(record)
+
+
+def test_verification_survives_only_models_that_check_the_rank(tmp_path):
+    unguarded(tmp_path / "guarded", True)
+    verify.verify(tmp_path / "guarded")
+    unguarded(tmp_path / "unguarded", False)
+    with pytest.raises(ModelError, match="fails its verification"):
+        export._verify(tmp_path / "unguarded")
+
+
+def test_only_harmonizers_with_known_bands_in_order_are_exported(make_harmonizer, tmp_path):
+    with pytest.raises(ModelError, match="only a Harmonizer.*Sequential"):
+        export.export_harmonizer(keras.Sequential(), tmp_path / "m")
+    with pytest.raises(ModelError, match="bands=red,green,blue,nir"):
+        export.export_harmonizer(make_harmonizer(bands=("red", "green", "blue", "nir")), tmp_path / "m")
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("changes", [{"level": "toa"}, {"uses_pan": False}])
+def test_a_version_with_other_input_does_not_follow_in_the_same_folder(exported, make_harmonizer, changes):
+    (field,) = changes
+    with pytest.raises(ModelError, match=f"{field} is .* Received: {field}={changes[field]}.*folder of its own"):
+        export.export_harmonizer(make_harmonizer(**changes), exported.directory)
+    assert len(list(exported.directory.iterdir())) == 1
+
+
+def test_push_exports_a_trained_model_with_its_flags(make_harmonizer, tmp_path, capsys, windows):
+    harmonizer = make_harmonizer(uses_pan=False, scale=2)
+    model = tmp_path / "training" / "model.keras"
+    model.parent.mkdir()
+    harmonizer.save(model)
+    (model.parent / "flags.txt").write_text("--model=subpixel\n")
+    export.main([f"--model={model}", f"--serving_dir={tmp_path / 'x2'}", "--warmup_size=6"])
+    predictor = LocalPredictor(tmp_path / "x2")
+    assert str(predictor.path) in capsys.readouterr().out
+    assert predictor.manifest.provenance["flags"] == "--model=subpixel\n"
+    assert predictor.manifest.multiple == 2 and predictor.version.isdecimal()
+    ms, _ = windows()
+    np.testing.assert_array_equal(predictor.predict(ms), LocalPredictor(predictor.path).predict(ms))
+
+
+def test_push_tells_what_is_wrong_with_its_flags(tmp_path):
+    with pytest.raises(FlagError, match="serving_dir=None"):
+        export.main(["--model=x"])
+    (tmp_path / "model.keras").write_bytes(b"no model")
+    for path in (tmp_path / "model.keras", tmp_path / "missing.keras"):
+        with pytest.raises(ModelError, match=f"model={path}"):
+            export.main([f"--model={path}", f"--serving_dir={tmp_path / 's'}"])
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_folder_without_a_model_is_told(tmp_path):
+    with pytest.raises(ModelError, match="harmonize push"):
+        LocalPredictor(tmp_path)
+    (tmp_path / "saved_model.pb").write_bytes(b"")
+    with pytest.raises(ModelError, match="harmonize.json"):
+        LocalPredictor(tmp_path)
+
+
+def test_the_local_predictor_refuses_windows_of_other_bands(exported, windows):
+    ms, pan = windows()
+    with pytest.raises(ModelError, match="bands blue"):
+        LocalPredictor(exported.version).predict(ms[..., :3], pan)
+
+
+def test_sample_inputs_are_the_same_on_each_call(exported):
+    manifest = LocalPredictor(exported.directory).manifest
+    first, second = (signatures.sample_inputs(manifest, 8) for _ in range(2))
+    for name in first:
+        for alias in first[name]:
+            np.testing.assert_array_equal(first[name][alias], second[name][alias])
