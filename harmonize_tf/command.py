@@ -48,7 +48,10 @@ def write_flags(flag_values: flags.FlagValues, path: str | os.PathLike) -> None:
 
 def run(main: Callable[[], None]) -> None:
     """Runs a command's `main` and exits: 0 when all was done, 2 after a user's mistake, told in one line."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    # By force, because a library that logs while it is imported has configured logging already.
+    form = {"format": "%(asctime)s %(name)s: %(message)s", "datefmt": "%H:%M:%S"}
+    logging.basicConfig(level=logging.INFO, force=True, **form)
+    logging.getLogger("absl").setLevel(logging.WARNING)  # TensorFlow's notes on how it saves
     try:
         main()
     except HarmonizeError as error:

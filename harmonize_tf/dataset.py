@@ -30,6 +30,13 @@ SPLITS = ("train", "val", "test")
 PAN_FACTOR = 2  # 15 m pixels along one side of a 30 m cell
 SHUFFLE_BUFFER = 512  # records, 0.3 to 0.5 MB each; shards are read in random order and interleaved besides
 CYCLE = 4  # shards read at once
+# What TensorFlow raises on damaged, malformed, missing and too few records.
+_UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.FailedPreconditionError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,7 +164,8 @@ def paired(info: DatasetInfo, split: str, *, batch: int, pan: bool) -> tf.data.D
     """
     _check_pan(info, pan)
     shards = tf.data.Dataset.from_tensor_slices(info.shards(split))
-    patches = shards.flat_map(_read).map(lambda r: _pair(info, r, pan), tf.data.AUTOTUNE)
+    serialized = _counted(shards.flat_map(_read), info.counts[split])
+    patches = serialized.map(lambda r: _pair(info, r, pan), tf.data.AUTOTUNE)
     missing = -info.counts[split] % batch
     filling = patches.take(1).repeat(missing).map(lambda x, y: (x, y | {"mask": tf.zeros_like(y["mask"])}))
     return _options(patches.concatenate(filling).batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
@@ -197,7 +205,7 @@ def training(
             _read, cycle_length=min(CYCLE, len(shards)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         draw = tf.random.stateless_uniform([], [seed, number], minval=None, maxval=None, dtype=tf.int64)
-        return passage.shuffle(min(SHUFFLE_BUFFER, count), seed=draw, reshuffle_each_iteration=False)
+        return _counted(passage, count).shuffle(min(SHUFFLE_BUFFER, count), seed=draw, reshuffle_each_iteration=False)
 
     def augmented(index: tf.Tensor, serialized: tf.Tensor) -> tuple[Tensors, Tensors]:
         where, which = tf.unstack(tf.random.experimental.stateless_split([seed, index], 2))
@@ -245,7 +253,7 @@ def damage_named(info: DatasetInfo, split: str) -> Iterator[None]:
     """
     try:
         yield
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+    except _UNREADABLE:
         check(info, split)
         raise
 
@@ -298,6 +306,11 @@ def _check_pan(info: DatasetInfo, pan: bool) -> None:
 
 def _read(path: tf.Tensor) -> tf.data.Dataset:
     return tf.data.TFRecordDataset(path, "GZIP")
+
+
+def _counted(dataset: tf.data.Dataset, count: int) -> tf.data.Dataset:
+    """The same records; TensorFlow fails when there are more or fewer, as where a shard ends too early."""
+    return dataset.apply(tf.data.experimental.assert_cardinality(count))
 
 
 def _factor(name: str) -> int:

@@ -200,5 +200,10 @@ def test_fewer_records_than_declared_are_told(tmp_path):
     tiny_examples.write(tmp_path)
     info = DatasetInfo.load(tmp_path)
     dataset.check(info, "val")
+    more = dataclasses.replace(info, counts={"val": 5, "train": 9})
+    with pytest.raises(RecordError, match="expected the 5 records"), dataset.damage_named(more, "val"):
+        batches(dataset.paired(more, "val", batch=1, pan=True), 9)
+    with pytest.raises(RecordError, match="expected the 9 records"), dataset.damage_named(more, "train"):
+        batches(dataset.training(more, batch=1, crop=8, pan=True, seed=0), 9)
     with pytest.raises(RecordError, match="expected the 5 records"):
-        dataset.check(dataclasses.replace(info, counts={"val": 5}), "val")
+        dataset.check(more, "val")

@@ -1,0 +1,112 @@
+"""What a training run is told: the flags of `trainer.task`, checked, and what of them a resumed run must share."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from harmonize_tf import dataset
+from harmonize_tf.dataset import DatasetInfo
+from harmonize_tf.errors import FlagError, ModelError
+
+IDENTITY_FILE = "training.json"
+# Two runs in one model_dir must agree on these: another network, other data or another order is another training.
+# Steps, learning rate and how often to validate may change.
+NETWORK = ("model", "scale", "blocks", "filters", "pan", "consistency", "loss", "batch", "crop", "seed")
+DATA = ("source", "level", "bands", "nir", "schema", "plan_sha256")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """One training run.
+
+    Attributes:
+      model: method, such as "subpixel".
+      data: folder of `harmonize export`.
+      model_dir: folder to write to.
+      scale: 3 (network at 30 m) or 2 (at 20 m).
+      blocks: residual blocks.
+      filters: channels of the network.
+      pan: whether the panchromatic band is an input.
+      consistency: "exact" or "none".
+      loss: "charbonnier" or "l2".
+      batch: patches in a step, over all replicas.
+      crop: side of the random crops, 30 m pixels.
+      steps: optimizer steps in all.
+      learning_rate: peak, after the warm-up.
+      validate_every: steps between validations, which are when checkpoints are written too.
+      seed: of the weights, the order and the augmentation.
+    """
+
+    model: str
+    data: pathlib.Path
+    model_dir: pathlib.Path
+    scale: int
+    blocks: int
+    filters: int
+    pan: bool
+    consistency: str
+    loss: str
+    batch: int
+    crop: int
+    steps: int
+    learning_rate: float
+    validate_every: int
+    seed: int
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any], info: DatasetInfo) -> "Config":
+        """Takes flags by name; an unset `pan` follows the data.
+
+        Raises:
+          FlagError: the data holds no panchromatic band and yet it is asked for, or crops do not suit `scale`.
+        """
+        named = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        named |= {"data": pathlib.Path(values["data"]), "model_dir": pathlib.Path(values["model_dir"])}
+        named |= {"pan": info.pan if values["pan"] is None else values["pan"]}
+        named |= {"scale": int(values["scale"])}
+        config = cls(**named)
+        if config.pan and not info.pan:
+            raise FlagError(f"{info.directory} holds no panchromatic band; leave --pan out. Received: pan=True")
+        if config.scale == 2 and config.crop % 2:
+            raise FlagError(f"with --scale=2 crops have even sizes, 20 m nests in 60 m. Received: crop={config.crop}")
+        return config
+
+    def identity(self, info: DatasetInfo) -> dict[str, Any]:
+        """What runs that share a model_dir must have in common, as JSON has it."""
+        data = {name: getattr(info, name) for name in DATA} | {"bands": list(info.bands)}
+        return {name: getattr(self, name) for name in NETWORK} | data
+
+    def batches(self, info: DatasetInfo, start: int = 0) -> tf.data.Dataset:
+        """The training batches from number `start` on."""
+        return dataset.training(info, batch=self.batch, crop=self.crop, pan=self.pan, seed=self.seed, start=start)
+
+
+def claim(model_dir: str | os.PathLike, identity: Mapping[str, Any]) -> None:
+    """Makes a folder the place of a training, or finds that it already is the place of this one.
+
+    Raises:
+      ModelError: another training has been there.
+    """
+    path = pathlib.Path(model_dir) / IDENTITY_FILE
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        aside = path.with_name(path.name + ".tmp")
+        aside.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n")
+        aside.rename(path)
+        return
+    try:
+        earlier = json.loads(path.read_text())
+        differing = [name for name in identity if earlier.get(name) != identity[name]]
+    except (ValueError, AttributeError) as error:
+        raise ModelError(f"{path} is damaged; take another --model_dir. Received: {error!r}") from error
+    if differing:
+        was, now = (", ".join(f"{n}={values.get(n)}" for n in differing) for values in (earlier, identity))
+        raise ModelError(
+            f"{model_dir} holds a training that a run with other data or another network cannot continue; take another "
+            f"--model_dir, or delete this one. There: {was}. Received: {now}"
+        )

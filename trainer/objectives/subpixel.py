@@ -1,0 +1,114 @@
+"""`--model=subpixel`: a Harmonizer learns from pairs, pixel by pixel, without an adversary."""
+
+import keras
+import tensorflow as tf
+
+from harmonize_tf import sensors
+from harmonize_tf.dataset import DatasetInfo, Tensors
+from harmonize_tf.models.harmonizer import Harmonizer
+from trainer.config import Config
+
+# Charbonnier's sqrt(x^2 + eps^2): below eps (in standard deviations of a band) it is a square, above it an L1. Lai et
+# al. 2017 (LapSRN, arXiv:1704.03915) take 1e-3 for images in 0..1, which have standard deviations of about 0.2.
+CHARBONNIER_EPSILON = 5e-3
+CLIP_NORM = 1.0
+LOSSES = ("charbonnier", "l2")
+
+
+def build(config: Config, info: DatasetInfo) -> Harmonizer:
+    """A new Harmonizer whose constants are the data's: statistics, published band-pass and modelled blur."""
+    landsat, sentinel = info.statistics["landsat"], info.statistics["sentinel"]
+    pan = info.statistics["pan"] if config.pan else None
+    return Harmonizer(
+        bands=info.bands,
+        level=info.level,
+        uses_pan=config.pan,
+        bandpass=info.bandpass,
+        sigma=sensors.blur_sigma(info.bands, info.nir),
+        mean=landsat.mean,
+        std=[max(x, 1e-4) for x in sentinel.std],
+        **({"pan_mean": pan.mean[0], "pan_std": max(pan.std[0], 1e-4)} if pan else {}),
+        scale=config.scale,
+        blocks=config.blocks,
+        filters=config.filters,
+        consistency=config.consistency,
+        name=config.model,
+    )
+
+
+class RootMeanSquare(keras.metrics.Mean):
+    """The root of the mean of squares that are handed in."""
+
+    def result(self) -> tf.Tensor:
+        """The root of the mean so far."""
+        return tf.sqrt(super().result())
+
+
+class Training(keras.Model):
+    """The training of a Harmonizer on batches of `harmonize_tf.dataset`.
+
+    The loss is the mean over the global batch's valid pixels and bands, whichever replica holds them; errors are
+    counted in the bands' standard deviations, so that bright bands do not drown dark ones.
+
+    Args:
+      harmonizer: what is trained.
+      loss: "charbonnier" or "l2".
+    """
+
+    def __init__(self, harmonizer: Harmonizer, loss: str) -> None:
+        super().__init__(name="training")
+        self.harmonizer, self.loss_name = harmonizer, loss
+        self.loss_mean, self.rmse = keras.metrics.Mean("loss"), RootMeanSquare("rmse")
+        self.built = True
+
+    @property
+    def metrics(self) -> list[keras.metrics.Metric]:
+        """What `fit` resets before each round."""
+        return [self.loss_mean, self.rmse]
+
+    def call(self, inputs: Tensors, training: bool = False) -> tf.Tensor:
+        """The Harmonizer's output."""
+        return self.harmonizer(inputs, training=training)
+
+    def penalty(self, output: tf.Tensor, targets: Tensors) -> tf.Tensor:
+        """The loss of every pixel, [batch, height, width, 1], unitless; the mask is not looked at."""
+        error = (output - targets["sentinel_ms"]) / tf.constant(self.harmonizer.std)
+        squared = tf.square(error)
+        if self.loss_name == "charbonnier":
+            squared = tf.sqrt(squared + CHARBONNIER_EPSILON**2)
+        return tf.reduce_mean(squared, -1, keepdims=True)
+
+    def train_step(self, batch: tuple[Tensors, Tensors]) -> dict[str, tf.Tensor]:
+        """One step; returns the running means of the loss and of the error."""
+        inputs, targets = batch
+        replicas = tf.distribute.get_replica_context()
+        valid = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tf.reduce_sum(targets["mask"]))
+        variables = self.harmonizer.trainable_variables
+        with tf.GradientTape() as tape:
+            output = self.harmonizer(inputs, training=True)
+            loss = tf.math.divide_no_nan(tf.reduce_sum(self.penalty(output, targets) * targets["mask"]), valid)
+        gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, tape.gradient(loss, variables))
+        gradients, _ = tf.clip_by_global_norm(gradients, CLIP_NORM)
+        # Keras sums over the replicas once more.
+        self.optimizer.apply([g / replicas.num_replicas_in_sync for g in gradients], variables)
+        return self._measured(output, targets)
+
+    def test_step(self, batch: tuple[Tensors, Tensors]) -> dict[str, tf.Tensor]:
+        """Adds a batch to the means."""
+        inputs, targets = batch
+        return self._measured(self.harmonizer(inputs, training=False), targets)
+
+    def _measured(self, output: tf.Tensor, targets: Tensors) -> dict[str, tf.Tensor]:
+        squared = tf.reduce_mean(tf.square(output - targets["sentinel_ms"]), -1, keepdims=True)
+        self.loss_mean.update_state(self.penalty(output, targets), sample_weight=targets["mask"])
+        self.rmse.update_state(squared, sample_weight=targets["mask"])
+        return {metric.name: metric.result() for metric in self.metrics}
+
+
+def optimizer(config: Config) -> keras.optimizers.Optimizer:
+    """Adam; the learning rate rises over the first twentieth of the steps and falls to zero along a cosine."""
+    warmup = max(1, config.steps // 20)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, config.steps - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
+    )
+    return keras.optimizers.Adam(rate)

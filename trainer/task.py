@@ -1,0 +1,154 @@
+"""Trains a Harmonizer on exported examples.
+
+    python -m trainer.task --model=subpixel --data=RUN/examples --model_dir=RUN/training
+
+leaves RUN/training/model.keras: the weights that did best on the validation split. The same command continues a
+training that was stopped, from its last checkpoint; --flagfile=RUN/training/flags.txt repeats it.
+"""
+
+import logging
+import random
+from collections.abc import Sequence
+
+import keras
+import tensorflow as tf
+from absl import flags
+
+from harmonize_tf import command, dataset
+from harmonize_tf.dataset import DatasetInfo
+from harmonize_tf.errors import FlagError
+from harmonize_tf.models import baselines
+from trainer import config as config_lib
+from trainer.callbacks import Checkpoints, Progress, Summaries
+from trainer.config import Config
+from trainer.objectives import subpixel
+
+# gan, cyclegan and harmonizer will be further files in trainer/objectives, each with the same three names.
+OBJECTIVES = {"subpixel": subpixel}
+
+FLAGS = flags.FlagValues()
+flags.DEFINE_enum("model", "subpixel", list(OBJECTIVES), "Method of training.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "data", None, "Folder that `harmonize export` wrote, RUN/examples.", required=True, flag_values=FLAGS
+)
+flags.DEFINE_string("model_dir", None, "Folder to write to, RUN/training.", required=True, flag_values=FLAGS)
+flags.DEFINE_enum("scale", "3", ["3", "2"], "Network at 30 m (3), or at 20 m as in the article (2).", flag_values=FLAGS)
+flags.DEFINE_integer("blocks", 16, "Residual blocks.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_integer("filters", 64, "Channels of the network.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_boolean("pan", None, "Use the panchromatic band. Default: if the data has it.", flag_values=FLAGS)
+flags.DEFINE_enum(
+    "consistency", "exact", ["exact", "none"], "Whether the output must degrade to the input.", flag_values=FLAGS
+)
+flags.DEFINE_enum("loss", "charbonnier", list(subpixel.LOSSES), "Penalty of an error.", flag_values=FLAGS)
+flags.DEFINE_integer("batch", 8, "Patches in a step, over all replicas.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("crop", 32, "Side of the random crops, pixels of 30 m.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("steps", 20000, "Optimizer steps in all.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_float("learning_rate", 5e-4, "Peak of the learning rate.", lower_bound=0.0, flag_values=FLAGS)
+flags.DEFINE_integer("validate_every", 500, "Steps between validations.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", lower_bound=0, flag_values=FLAGS)
+
+_log = logging.getLogger("harmonize")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Trains as the flags say.
+
+    Raises:
+      HarmonizeError: flags, data or the model folder do not suit one another, or records are damaged.
+    """
+    command.parse(FLAGS, argv)
+    info = DatasetInfo.load(FLAGS.data)
+    config = Config.of(FLAGS.flag_values_dict(), info)
+    strategy = replicas()
+    if config.batch % strategy.num_replicas_in_sync:
+        raise FlagError(
+            f"the batch is shared by {strategy.num_replicas_in_sync} replicas, so take a multiple of that. "
+            f"Received: batch={config.batch}"
+        )
+    # Both say what is wrong with the data before anything is written.
+    config.batches(info)
+    validation = dataset.paired(info, "val", batch=config.batch, pan=config.pan)
+    config_lib.claim(config.model_dir, config.identity(info))
+    command.write_flags(FLAGS, config.model_dir / "flags.txt")
+    with dataset.damage_named(info, "val"), dataset.damage_named(info, "train"):
+        train(config, info, strategy, validation)
+
+
+def replicas() -> tf.distribute.Strategy:
+    """One replica a GPU; without any, one a logical CPU, of which there is one unless TensorFlow is told otherwise."""
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    return (
+        tf.distribute.MirroredStrategy([d.name for d in devices]) if len(devices) > 1 else tf.distribute.get_strategy()
+    )
+
+
+def train(config: Config, info: DatasetInfo, strategy: tf.distribute.Strategy, validation: tf.data.Dataset) -> None:
+    """Trains from the last checkpoint on, or from the beginning, and writes model.keras."""
+    objective = OBJECTIVES[config.model]
+    # Keras draws its initializers' seeds from here. TensorFlow's global seed would mix into the order of the records.
+    random.seed(config.seed)
+    with strategy.scope():
+        harmonizer = objective.build(config, info)
+        model = objective.Training(harmonizer, config.loss)
+        optimizer = objective.optimizer(config)
+        # Before anything else: under a strategy Adam cannot make its variables later.
+        optimizer.build(harmonizer.trainable_variables)
+        model.compile(optimizer=optimizer)
+        checkpoints = Checkpoints(config.model_dir / "checkpoints", model)
+    baseline = _baseline_rmse(config, info, validation)
+    start = model.evaluate(validation, verbose=0, return_dict=True)["rmse"]
+    _log.info(
+        "%s: %d weights, %d replicas, halo %d px; step %d of %d; validation RMSE %.5f, bandpass baseline %.5f",
+        config.model, harmonizer.count_params(), strategy.num_replicas_in_sync, harmonizer.halo,
+        checkpoints.step, config.steps, start, baseline,
+    )  # fmt: skip
+    if checkpoints.step < config.steps:
+        _fit(config, info, model, validation, checkpoints, baseline)
+    checkpoints.load_best()
+    path = config.model_dir / "model.keras"
+    aside = path.with_name("writing.keras")
+    harmonizer.save(aside)
+    aside.rename(path)
+    _log.info(
+        "%s: best weights, of step %d: validation RMSE %.5f, %.1f %% below the bandpass baseline's %.5f",
+        path, checkpoints.best_step, checkpoints.best, 100 * (1 - checkpoints.best / baseline), baseline,
+    )  # fmt: skip
+
+
+def _fit(
+    config: Config,
+    info: DatasetInfo,
+    model: keras.Model,
+    validation: tf.data.Dataset,
+    checkpoints: Checkpoints,
+    baseline: float,
+) -> None:
+    samples = next(iter(validation))
+    # A round of `fit` is what lies between two validations. Checkpoints come last: they say that the round is over.
+    model.fit(
+        config.batches(info, start=checkpoints.step),
+        steps_per_epoch=config.validate_every,
+        epochs=-(-(config.steps - checkpoints.step) // config.validate_every),
+        validation_data=validation,
+        callbacks=[
+            Progress(checkpoints.step, config.steps),
+            Summaries(config.model_dir / "tensorboard", samples, config.steps, baseline),
+            checkpoints,
+        ],
+        shuffle=False,  # the batches are
+        verbose=0,
+    )
+
+
+def _baseline_rmse(config: Config, info: DatasetInfo, validation: tf.data.Dataset) -> float:
+    """Validation RMSE of bicubic resampling with the band-pass adjustment, reflectance."""
+    model = baselines.build_baseline("bandpass", info.bands, info.level, config.pan, info.bandpass)
+    squared = keras.metrics.Mean()
+    for inputs, targets in validation:
+        error = tf.reduce_mean(tf.square(model(inputs) - targets["sentinel_ms"]), -1, keepdims=True)
+        squared.update_state(error, sample_weight=targets["mask"])
+    return float(squared.result()) ** 0.5
+
+
+if __name__ == "__main__":
+    command.run(main)
