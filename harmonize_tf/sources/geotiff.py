@@ -33,16 +33,18 @@ class GeoTiffSource:
     and are not clear: bright cloud stays cloud.
     """
 
-    def __init__(self, *paths: str | os.PathLike) -> None:
+    def __init__(self, *paths: str | os.PathLike, max_days: float = pairing.MAX_DAYS) -> None:
         """Opens scenes.
 
         Args:
           *paths: manifests (.json), folders that hold a `manifest.json` or a Landsat scene with its MTL, or folders
             of such folders.
+          max_days: greatest distance in time of scenes that are paired without a manifest's word.
 
         Raises:
           SceneError: a scene cannot be used as what it is declared to be.
         """
+        self._max_days = max_days
         self._files: dict[str, SceneFiles] = {}
         self._pairs: list[Sequence[str]] | None = None
         for path in paths:
@@ -61,7 +63,7 @@ class GeoTiffSource:
         """The manifests' pairs, or else those that time and overlap suggest; then the scenes without a partner."""
         scenes = self.scenes()
         landsat, sentinel = ([s for s in scenes if s.sensor == sensor] for sensor in ("landsat", "sentinel"))
-        pairs = pairing.pair(landsat, sentinel) if self._pairs is None else self._declared_pairs()
+        pairs = pairing.pair(landsat, sentinel, self._max_days) if self._pairs is None else self._declared_pairs()
         paired = {scene.id for pair in pairs for scene in pair}
         alone = [(s, None) if s.sensor == "landsat" else (None, s) for s in scenes if s.id not in paired]
         return [*pairs, *alone]

@@ -1,0 +1,46 @@
+"""How far a local job is: a bar on a terminal, a log line for every tenth otherwise; nothing on remote workers."""
+
+import contextlib
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+
+from tqdm import tqdm
+
+_log = logging.getLogger("harmonize")
+_lock = threading.Lock()
+_shown: "_Shown | None" = None
+
+
+class _Shown:
+    def __init__(self, total: int, unit: str) -> None:
+        self.total, self.unit, self.done = total, unit, 0
+        self.bar = tqdm(total=total, unit=unit) if sys.stderr.isatty() else None
+
+    def advance(self) -> None:
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+        elif self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
+            _log.info("%d of %d %ss", self.done, self.total, self.unit)
+
+
+@contextlib.contextmanager
+def show(total: int, unit: str) -> Iterator[None]:
+    """Shows progress while the block lasts."""
+    global _shown
+    _shown = _Shown(total, unit)
+    try:
+        yield
+    finally:
+        if _shown.bar is not None:
+            _shown.bar.close()
+        _shown = None
+
+
+def advance() -> None:
+    """Says that one more is done; any thread may."""
+    with _lock:
+        if _shown is not None:
+            _shown.advance()
