@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -86,27 +87,43 @@ class Config:
         return dataset.training(info, batch=self.batch, crop=self.crop, pan=self.pan, seed=self.seed, start=start)
 
 
-def claim(model_dir: str | os.PathLike, identity: Mapping[str, Any]) -> None:
+def claim(model_dir: str | os.PathLike, identity: Mapping[str, Any], overwrite: bool) -> None:
     """Makes a folder the place of a training, or finds that it already is the place of this one.
+
+    Args:
+      model_dir: the folder.
+      identity: `Config.identity` of this training.
+      overwrite: whether another training that has been there is deleted.
 
     Raises:
       ModelError: another training has been there.
     """
-    path = pathlib.Path(model_dir) / IDENTITY_FILE
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(path.name + ".tmp")
-        aside.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n")
-        aside.rename(path)
-        return
-    try:
-        earlier = json.loads(path.read_text())
-        differing = [name for name in identity if earlier.get(name) != identity[name]]
-    except (ValueError, AttributeError) as error:
-        raise ModelError(f"{path} is damaged; take another --model_dir. Received: {error!r}") from error
-    if differing:
+    model_dir = pathlib.Path(model_dir)
+    path = model_dir / IDENTITY_FILE
+    earlier = _earlier(path)
+    differing = [] if earlier is None else [name for name in identity if earlier.get(name) != identity[name]]
+    if differing and not overwrite:
         was, now = (", ".join(f"{n}={values.get(n)}" for n in differing) for values in (earlier, identity))
         raise ModelError(
             f"{model_dir} holds a training that a run with other data or another network cannot continue; take another "
-            f"--model_dir, or delete this one. There: {was}. Received: {now}"
+            f"--model_dir, or --overwrite. There: {was}. Received: {now}"
         )
+    if differing:
+        path.unlink()
+        for name in ("checkpoints", "tensorboard"):
+            shutil.rmtree(model_dir / name, ignore_errors=True)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n")
+    aside.rename(path)
+
+
+def _earlier(path: pathlib.Path) -> Mapping[str, Any] | None:
+    """The identity of the training that has been there; a damaged file is the identity of none."""
+    try:
+        values = json.loads(path.read_text())
+        return values if isinstance(values, dict) else {}
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):
+        return {}

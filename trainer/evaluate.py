@@ -69,13 +69,13 @@ def load(path: str | os.PathLike, info: DatasetInfo) -> Harmonizer:
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras raises many kinds, none of its own
-        reason = str(error).splitlines()[0] if str(error) else repr(error)
+        reason = repr(error)[:120]
         raise ModelError(f"this model cannot be read ({reason}); train it again. Received: model={path}") from error
     if not isinstance(model, Harmonizer):
         raise ModelError(f"expected a Harmonizer. Received: model={path}, {type(model).__name__}")
     if (model.bands, model.level) != (info.bands, info.level):
         raise ModelError(
-            f"{path} is made for bands {','.join(model.bands)} at level {model.level}; evaluate it on records of these. "
+            f"{path} is made for bands {','.join(model.bands)} at level {model.level}; evaluate it on such records. "
             f"Received: bands={','.join(info.bands)}, level={info.level} in {info.directory}"
         )
     if model.uses_pan and not info.pan:

@@ -46,6 +46,9 @@ flags.DEFINE_integer("steps", 20000, "Optimizer steps in all.", lower_bound=1, f
 flags.DEFINE_float("learning_rate", 5e-4, "Peak of the learning rate.", lower_bound=0.0, flag_values=FLAGS)
 flags.DEFINE_integer("validate_every", 500, "Steps between validations.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_boolean(
+    "overwrite", False, "Delete a training with other data or another network in --model_dir.", flag_values=FLAGS
+)
 
 _log = logging.getLogger("harmonize")
 
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Both say what is wrong with the data before anything is written.
     config.batches(info)
     validation = dataset.paired(info, "val", batch=config.batch, pan=config.pan)
-    config_lib.claim(config.model_dir, config.identity(info))
+    config_lib.claim(config.model_dir, config.identity(info), FLAGS.overwrite)
     command.write_flags(FLAGS, config.model_dir / "flags.txt")
     with dataset.damage_named(info, "val"), dataset.damage_named(info, "train"):
         train(config, info, strategy, validation)
