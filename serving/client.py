@@ -61,7 +61,7 @@ class Client:
         model: str = "default",
         *,
         version: int | None = None,
-        timeout: float = 60.0,
+        timeout: float = 120.0,
         connect_timeout: float = 10.0,
         in_flight: int | None = None,
     ) -> None:

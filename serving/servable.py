@@ -4,6 +4,7 @@ A SavedModel is loaded by the V1 loader into a session, the route TensorFlow Ser
 `tf.saved_model.load`: the latter accepts models whose variables a server then cannot find, and dies of a wrong rank.
 """
 
+import contextlib
 import pathlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -18,6 +19,8 @@ from serving import tensors
 
 WARMUP_FILE = pathlib.PurePath("assets.extra", "tf_serving_warmup_requests")
 DEFAULT_SIGNATURE = "serving_default"
+# gRPC gives the time until the end of its calendar where a request has no deadline.
+_NO_TIMEOUT = 1e6
 _CPP_NAMES = {"float16": "half", "float32": "float", "float64": "double"}
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
@@ -51,7 +54,8 @@ class Servable:
         self.path = path
         self._session = tf.compat.v1.Session(graph=tf.Graph())
         try:
-            meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
+            with _without_warnings():
+                meta_graph = tf.compat.v1.saved_model.load(self._session, ["serve"], str(path))
             self.signatures = {k: v for k, v in meta_graph.signature_def.items() if not k.startswith("__")}
             self._warm_up()
         except Exception as error:  # OSError, RuntimeError, tf.errors, protobuf's: the loader's errors share no base
@@ -88,7 +92,9 @@ class Servable:
         signature = self.signatures[signature_name]
         feeds = _feeds(signature, inputs)
         fetches = _fetches(signature, output_filter)
-        options = None if timeout is None else tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(timeout * 1000)))
+        options = None
+        if timeout is not None and timeout < _NO_TIMEOUT:
+            options = tf.compat.v1.RunOptions(timeout_in_ms=max(1, int(timeout * 1000)))
         try:
             return self._session.run(fetches, feeds, options)
         except tf.errors.OpError as error:
@@ -130,6 +136,18 @@ def warmup_logs(path: pathlib.Path) -> Iterator[prediction_log_pb2.PredictLog]:
     if (path / WARMUP_FILE).exists():
         for record in tf.data.TFRecordDataset(str(path / WARMUP_FILE)).as_numpy_iterator():
             yield prediction_log_pb2.PredictionLog.FromString(record).predict_log
+
+
+@contextlib.contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Keeps TensorFlow from advising against the V1 loader, which is used on purpose."""
+    logger = tf.get_logger()
+    level = logger.level
+    logger.setLevel("ERROR")
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _braces(names: Collection[str]) -> str:

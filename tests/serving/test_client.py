@@ -254,6 +254,20 @@ def test_one_client_never_mixes_two_versions(base_path, windows):
                 client.predict(ms, pan)
 
 
+def test_a_server_that_is_restarted_is_waited_for(exported, local, windows):
+    ms, pan = windows()
+    models = {"default": exported.directory}
+    with DevelopmentServer(models) as first:
+        client = Client(first.address)
+        client.predict(ms, pan)
+    port = int(first.address.split(":")[1])
+    future = client.predict_async(ms, pan)
+    time.sleep(0.2)
+    assert not future.done()
+    with DevelopmentServer(models, port=port), client:
+        np.testing.assert_array_equal(future.result(), local.predict(ms, pan))
+
+
 def server_status(server, model="default"):
     from tensorflow_serving.apis import get_model_status_pb2
 
