@@ -153,10 +153,10 @@ def _scenes(path: pathlib.Path, report: Report) -> list[Data]:
 def _summary(files: SceneFiles) -> str:
     scene = files.scene
     rows, columns = scene.grid.shape
-    medians = []
-    for band in files.bands:
-        values = geotiff.sample(files, band)
-        medians.append(f"{band} {np.median(values):.3f}" if values.size else f"{band} no data sampled")
+    medians = [
+        f"{band} {np.median(values):.3f}" if values.size else f"{band} no data sampled"
+        for band, values in geotiff.sample(files).items()
+    ]
     return (
         f"scene {scene.id}: {scene.sensor}, {scene.level}, {rows} x {columns} pixels of {scene.grid.pixel[0]:g} in "
         f"{scene.grid.crs}; median {', '.join(medians)}; quality {', '.join(q.kind for q in files.quality) or 'none'}"

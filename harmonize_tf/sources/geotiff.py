@@ -17,8 +17,8 @@ from harmonize_tf.sources import Raster, Scene, landsat_mtl, scene_manifest
 from harmonize_tf.sources.scene_manifest import QualityFile, SceneFiles
 
 SATURATED = 65535  # Landsat Level-1 and Level-2, and Sentinel-2, in 16 bits
-# Pixels on a side, and how many windows along a scene's diagonal, in which `GeoTiffSource` looks at the values.
-PROBE, PROBES = 32, 7
+# Pixels on a side, and how many windows along each diagonal of a scene, in which its values are looked at.
+PROBE, PROBES = 32, 5
 # The median of a scene's band, thin air to fresh snow and cloud: beyond these its scale is wrong.
 PLAUSIBLE = (-0.1, 2.0)
 
@@ -205,27 +205,30 @@ def _touched(start: float, step: float, count: int) -> tuple[np.ndarray, np.ndar
     return np.floor(edges[:-1] + slack).astype(int), np.ceil(edges[1:] - slack).astype(int)
 
 
-def sample(files: SceneFiles, band: str) -> np.ndarray:
-    """Some of a band's reflectances, [n]: the valid pixels of small windows along both diagonals.
+def sample(files: SceneFiles) -> dict[str, np.ndarray]:
+    """Some reflectances of each band, [n]: the valid pixels of small windows along both diagonals.
 
     Raises:
-      SceneError: the file cannot be read there.
+      SceneError: a file cannot be read there.
     """
-    file = files.bands[band]
-    parts = []
-    for i in range(PROBES):
-        for j in (i, PROBES - 1 - i):
-            row, column = ((size - PROBE) * k // (PROBES - 1) for size, k in zip(file.grid.shape, (i, j), strict=True))
-            dn, inside = _read(file.path, [file.index], file.grid, file.grid.window(row, column, PROBE, PROBE))
-            valid = inside & np.isfinite(dn[0]) & (dn[0] != file.encoding.nodata)
-            parts.append(radiometry.decode(dn[0][valid], file.encoding))
-    return np.concatenate(parts)
+    samples: dict[str, list[np.ndarray]] = {band: [] for band in files.bands}
+    for path in dict.fromkeys(file.path for file in files.bands.values()):
+        group = {band: file for band, file in files.bands.items() if file.path == path}
+        grid = next(iter(group.values())).grid
+        for i, j in {(i, j) for k in range(PROBES) for i, j in ((k, k), (k, PROBES - 1 - k))}:
+            row, column = ((size - PROBE) * k // (PROBES - 1) for size, k in zip(grid.shape, (i, j), strict=True))
+            window = grid.window(row, column, PROBE, PROBE)
+            dn, inside = _read(path, [file.index for file in group.values()], grid, window)
+            for (band, file), plane in zip(group.items(), dn, strict=True):
+                valid = inside & np.isfinite(plane) & (plane != file.encoding.nodata)
+                samples[band].append(radiometry.decode(plane[valid], file.encoding))
+    return {band: np.concatenate(parts) for band, parts in samples.items()}
 
 
 def _probe(files: SceneFiles) -> None:
     """Refuses a scene whose values cannot be reflectance: 8-bit data in 16 bits, or a wrong scale."""
-    for band, file in files.bands.items():
-        values = sample(files, band)
+    for band, values in sample(files).items():
+        file = files.bands[band]
         if files.scene.level == "uncalibrated" or not values.size:
             continue
         median = float(np.median(values))

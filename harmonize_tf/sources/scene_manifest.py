@@ -118,7 +118,7 @@ def open_scene(declared: Mapping[str, Any], folder: pathlib.Path) -> SceneFiles:
         _one_of(declared, "spacecraft", spacecraft, where)
     bands: dict[str, BandFile] = {}
     for file in _required(declared, "files", where):
-        for band, found in _open_file(file, declared, folder, where).items():
+        for band, found in _open_file(file, declared, folder, where):
             if band in bands:
                 raise SceneError(f"{where}: band {band} is declared twice, keep one. Received: {found.path}")
             bands[band] = found
@@ -150,7 +150,7 @@ def _scene(declared: Mapping[str, Any], grids: Mapping[str, Grid], where: str) -
 
 def _open_file(
     file: Mapping[str, Any], declared: Mapping[str, Any], folder: pathlib.Path, where: str
-) -> dict[str, BandFile]:
+) -> list[tuple[str, BandFile]]:
     """The used bands of one raster, after its header was held against what is declared."""
     path = folder / _required(file, "path", f"{where}, a file")
     where = f"{where}, {path.name}"
@@ -178,11 +178,11 @@ def _open_file(
         )
     if not all(math.isfinite(s) and s for s in scales):
         raise SceneError(f"{where}: a scale is a number other than 0. Received: scale={file['scale']}")
-    return {
-        name: BandFile(str(path), i + 1, Encoding(scales[i], offsets[i], nodata[i]), grid)
+    return [
+        (name, BandFile(str(path), i + 1, Encoding(scales[i], offsets[i], nodata[i]), grid))
         for i, name in enumerate(names)
         if name is not None
-    }
+    ]
 
 
 def _open_quality(declared: Mapping[str, Any], folder: pathlib.Path, where: str) -> QualityFile:
