@@ -68,3 +68,15 @@ def test_a_band_that_the_scene_lacks_is_named():
     scene = source.scenes()[0]
     with pytest.raises(SceneError, match="no band nir, swir1; .*blue, green, red, pan. Received: bands=red,nir,swir1"):
         read_onto(source, scene, ["red", "nir", "swir1"], scene.grid)
+
+
+def test_a_patch_is_what_the_whole_scene_would_show_there():
+    source = SimulatedSource(seed=8, size=3840, clouds=0.5, nodata=True)
+    for scene in source.scenes():
+        grid = geometry.pair_grid(source.scenes()[1].grid)
+        for pixel, bands in ((10, ["swir1"]), (30, ["red"])):
+            whole = read_onto(source, scene, bands, grid.at(pixel))
+            part = read_onto(source, scene, bands, grid.at(pixel).window(20, 30, 48, 48))
+            np.testing.assert_array_equal(part.valid, whole.valid[20:68, 30:78])
+            np.testing.assert_array_equal(part.clear, whole.clear[20:68, 30:78])
+            np.testing.assert_allclose(part.values, whole.values[20:68, 30:78], atol=2e-6)
