@@ -14,8 +14,8 @@ from harmonize_tf import geometry
 from harmonize_tf.errors import SceneError
 from harmonize_tf.geometry import Grid
 
-# Pixels read around a window before it is warped: the cubic kernel reaches two, the third is for rounding.
-MARGIN = 3
+# Pixels that the cubic kernel reaches to each side; of the target, where that is the coarser grid.
+REACH = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +129,11 @@ def _native_window(native: Grid, grid: Grid) -> Grid:
     if native.crs != grid.crs:
         bounds = geometry.rasterio.warp.transform_bounds(grid.crs, native.crs, *bounds, densify_pts=21)
     left, bottom, right, top = bounds
-    column = int(np.floor((left - native.left) / native.pixel[0])) - MARGIN
-    row = int(np.floor((native.top - top) / native.pixel[1])) - MARGIN
-    columns = int(np.ceil((right - native.left) / native.pixel[0])) + MARGIN - column
-    rows = int(np.ceil((native.top - bottom) / native.pixel[1])) + MARGIN - row
+    wide, high = (right - left) / native.pixel[0], (top - bottom) / native.pixel[1]
+    coarser = max(1.0, wide / grid.shape[1], high / grid.shape[0])
+    margin = int(np.ceil(REACH * coarser)) + 1  # one for rounding
+    column = int(np.floor((left - native.left) / native.pixel[0])) - margin
+    row = int(np.floor((native.top - top) / native.pixel[1])) - margin
+    columns = int(np.ceil((right - native.left) / native.pixel[0])) + margin - column
+    rows = int(np.ceil((native.top - bottom) / native.pixel[1])) + margin - row
     return native.window(row, column, rows, columns)
