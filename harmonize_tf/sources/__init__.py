@@ -14,8 +14,8 @@ from harmonize_tf import geometry
 from harmonize_tf.errors import SceneError
 from harmonize_tf.geometry import Grid
 
-# Pixels that the cubic kernel reaches to each side; of the target, where that is the coarser grid.
-REACH = 2
+# Pixels read around a window before it is warped: the cubic kernel reaches two, the third is for rounding.
+MARGIN = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,8 +130,8 @@ def _native_window(native: Grid, grid: Grid) -> Grid:
         bounds = geometry.rasterio.warp.transform_bounds(grid.crs, native.crs, *bounds, densify_pts=21)
     left, bottom, right, top = bounds
     wide, high = (right - left) / native.pixel[0], (top - bottom) / native.pixel[1]
-    coarser = max(1.0, wide / grid.shape[1], high / grid.shape[0])
-    margin = int(np.ceil(REACH * coarser)) + 1  # one for rounding
+    # Towards coarser pixels GDAL widens the kernel to theirs.
+    margin = int(np.ceil(MARGIN * max(1.0, wide / grid.shape[1], high / grid.shape[0])))
     column = int(np.floor((left - native.left) / native.pixel[0])) - margin
     row = int(np.floor((native.top - top) / native.pixel[1])) - margin
     columns = int(np.ceil((right - native.left) / native.pixel[0])) + margin - column
