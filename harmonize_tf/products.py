@@ -28,7 +28,7 @@ from harmonize_tf.tiling import Window
 
 _log = logging.getLogger("harmonize")
 
-WINDOW = 256  # 30 m cells: 768 px of 10 m, large against any halo and small in memory
+WINDOW = 384  # 30 m cells: large against a halo of 20 to 50, and a gigabyte or two in a network at 10 m
 IN_FLIGHT = 4  # windows being read, predicted or waiting to be written
 
 
@@ -66,8 +66,16 @@ class Product:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tile:
-    """A window on its way: codes of the padded window and, once predicted, of its core at 10 m (None: no data)."""
+class Tile:
+    """A window on its way.
+
+    Attributes:
+      window: where it lies.
+      ms: codes of the padded window, [h, w, B].
+      pan: codes of the panchromatic band, [2h, 2w, 1], where the model uses it.
+      clear: which cells of the core are clear ground.
+      predicted: codes of the core at 10 m; None: not predicted, or the core has no data.
+    """
 
     window: Window
     ms: np.ndarray
@@ -170,12 +178,12 @@ def tags(scene: Scene, predictor: Predictor) -> dict[str, str]:
     }
 
 
-def _worker(source: SceneSource, scene: Scene, grid: Grid, predictor: Predictor) -> Callable[[Window], _Tile]:
+def _worker(source: SceneSource, scene: Scene, grid: Grid, predictor: Predictor) -> Callable[[Window], Tile]:
     """What a thread does with a window: reads it and has it predicted."""
     manifest, predict = predictor.manifest, _prediction(predictor)
 
-    def work(window: Window) -> _Tile:
-        tile = _read(source, scene, grid, manifest, window)
+    def work(window: Window) -> Tile:
+        tile = read(source, scene, grid, manifest, window)
         if not tile.ms[window.cut()].any():
             return tile
         dn = predict(tile.ms[None], None if tile.pan is None else tile.pan[None])
@@ -190,7 +198,16 @@ def _worker(source: SceneSource, scene: Scene, grid: Grid, predictor: Predictor)
     return work
 
 
-def _read(source: SceneSource, scene: Scene, grid: Grid, manifest: Manifest, window: Window) -> _Tile:
+def read(source: SceneSource, scene: Scene, grid: Grid, manifest: Manifest, window: Window) -> Tile:
+    """Reads what a model needs for a window.
+
+    Args:
+      source: the scene's source.
+      scene: one of its scenes.
+      grid: the scene's pair grid at 10 m.
+      manifest: the model.
+      window: one of the scene's windows.
+    """
     padded = window.padded
     cells = grid.at(30.0).window(padded.row, padded.column, padded.rows, padded.columns)
     raster = sources.read_onto(source, scene, manifest.bands, cells)
@@ -198,7 +215,7 @@ def _read(source: SceneSource, scene: Scene, grid: Grid, manifest: Manifest, win
     if manifest.uses_pan and ms.any():
         sharp = sources.read_onto(source, scene, ["pan"], cells.at(15.0))
         pan = radiometry.encode(sharp.values, sharp.valid[..., None])
-    return _Tile(window, ms, pan, raster.clear[window.cut()])
+    return Tile(window, ms, pan, raster.clear[window.cut()])
 
 
 def _prediction(predictor: Predictor) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:

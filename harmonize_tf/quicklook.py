@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import rasterio
-import skimage.io
+from PIL import Image
 from rasterio.enums import Resampling
 
 from harmonize_tf import radiometry, sources, tiling
@@ -17,8 +17,8 @@ from harmonize_tf.sources import Scene, SceneSource
 
 NATURAL = ("red", "green", "blue")
 PERCENTILES = (2.0, 98.0)
-SIDE = 1536  # longest side of a quick-look, pixels
-CROP = 96  # side of the panels' ground, 30 m cells: 2.9 km, large enough to know a place and small enough to see pixels
+SIDE = 1024  # longest side of a quick-look, pixels
+CROP = 64  # side of the panels' ground, 30 m cells: a patch, small enough to see single pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +76,8 @@ def write(product: pathlib.Path, stretch: Stretch, path: pathlib.Path) -> None:
         dn = image.read(bands, out_shape=(3, *shape), resampling=Resampling.average).transpose(1, 2, 0)
     display = np.dstack([stretch.apply(radiometry.decode(dn)), (dn != 0).all(-1)])
     with _aside(path) as aside:
-        skimage.io.imsave(aside, np.rint(display * 255).astype(np.uint8), check_contrast=False)
+        # Level 1 takes a sixth of the default's time for 15 % more bytes.
+        Image.fromarray(np.rint(display * 255).astype(np.uint8)).save(aside, compress_level=1)
 
 
 def compare(source: SceneSource, scene: Scene, product: pathlib.Path, path: pathlib.Path) -> None:
@@ -86,7 +87,7 @@ def compare(source: SceneSource, scene: Scene, product: pathlib.Path, path: path
       source: the scene's source.
       scene: the Landsat scene.
       product: what was made of it, on the scene's pair grid.
-      path: the picture to write, in any format of matplotlib.
+      path: the picture to write, in a format that matplotlib knows by its suffix.
 
     Raises:
       HarmonizeError: it cannot be written.
@@ -111,8 +112,10 @@ def _crop(source: SceneSource, scene: Scene, grid: Grid) -> tiling.Box:
         raster = sources.read_onto(source, scene, ["red"], cells.window(box.row, box.column, box.rows, box.columns))
         red = np.where(raster.clear, raster.values[..., 0], np.nan)
         steps = np.concatenate([np.abs(np.diff(red, axis=axis)).ravel() for axis in (0, 1)])
-        # Clear pixels count by their share squared: a crop full of holes shows little, however sharp their edges.
-        return float(np.nan_to_num(steps).sum() / max(1, steps.size) * raster.clear.mean() ** 2)
+        steps = steps[np.isfinite(steps)]
+        # The median: detail everywhere, not one bright roof. A crop with holes shows little, whatever is between them:
+        # one that is 90 % clear counts less than half.
+        return float(np.median(steps) if steps.size else 0.0) * raster.clear.mean() ** 8
 
     cores = (window.core for window in tiling.windows(cells.shape, CROP, 0))
     return max(cores, key=interest)
@@ -126,7 +129,7 @@ def _draw(scene: Scene, before: np.ndarray, after: np.ndarray, valid: np.ndarray
     difference = np.where(valid, (after - before).mean(-1), np.nan)
     limit = max(float(np.percentile(np.abs(difference[valid]), PERCENTILES[1])), 1e-3) if valid.any() else 1.0
     height, width = valid.shape
-    figure = Figure(figsize=(13.2, 4.2 * height / width + 0.6), dpi=120, layout="constrained")
+    figure = Figure(figsize=(13.2, 4.05 * height / width + 0.6), dpi=120, layout="constrained")
     axes = figure.subplots(1, 3)
     panels = (("Landsat, bicubic at 10 m", before), ("Harmonised, 10 m", after))
     for axis, (title, reflectance) in zip(axes, panels, strict=False):

@@ -1,0 +1,126 @@
+"""A Landsat scene in, a Cloud Optimized GeoTIFF at 10 m out.
+
+    python -m serving.scene LC08_L1TP_020039_20150804 harmonised.tif --model=RUN/serving/subpixel
+    python -m serving.scene manifest.json harmonised.tif --target=localhost:8500 --model_name=subpixel
+
+takes a folder with a Landsat scene (its bands and MTL) or a manifest, puts it through an exported model, in this
+process or on a server, and writes harmonised.tif and its quick-look harmonised.png.
+"""
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from harmonize_tf import command, products, quicklook
+from harmonize_tf.errors import FlagError, SceneError
+from harmonize_tf.products import Predictor
+from harmonize_tf.sources import Scene
+from harmonize_tf.sources.geotiff import GeoTiffSource
+
+FLAGS = flags.FlagValues()
+_MODEL = flags.DEFINE_string(
+    "model", None, "Exported model, RUN/serving/NAME (its newest version) or one version.", flag_values=FLAGS
+)
+_TARGET = flags.DEFINE_string("target", None, "Server to ask instead, host:port.", flag_values=FLAGS)
+_MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name on the server.", flag_values=FLAGS)
+_SCENE = flags.DEFINE_string("scene", None, "Id of the scene, where IN holds several.", flag_values=FLAGS)
+_WINDOW = flags.DEFINE_integer(
+    "window",
+    products.WINDOW,
+    "Side of the windows that are predicted at once, pixels of 30 m. Larger ones repeat less of their surroundings and "
+    "take more memory; the product is the same.",
+    1,
+    flag_values=FLAGS,
+)
+_FIGURE = flags.DEFINE_string(
+    "figure", None, "PNG to write, of Landsat, product and difference side by side.", flag_values=FLAGS
+)
+
+_log = logging.getLogger("harmonize")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Harmonises one scene.
+
+    Raises:
+      HarmonizeError: flags, scene, model or server do not serve, or the product cannot be written.
+    """
+    given, out = _arguments(command.parse(FLAGS, argv))
+    source = GeoTiffSource(given)
+    scene = choose(source.scenes(), _SCENE.value)
+    with contextlib.ExitStack() as stack:
+        product = products.harmonize(source, scene, _predictor(stack), out, window=_WINDOW.value)
+    rows, columns = product.grid.shape
+    _log.info(
+        "%s: %d x %d pixels, %d windows (%d without data), %.1f s, %.2f Mpx/s; quick-look %s",
+        *(product.path, rows, columns, product.windows, product.skipped, product.seconds),
+        *(rows * columns / 1e6 / product.seconds, product.picture),
+    )
+    if _FIGURE.value:
+        quicklook.compare(source, scene, out, pathlib.Path(_FIGURE.value))
+
+
+def choose(scenes: Sequence[Scene], wanted: str | None) -> Scene:
+    """The Landsat scene with the wanted id, or the only one there is.
+
+    Raises:
+      SceneError: there is none, or more than one and no id was given.
+    """
+    landsat = {scene.id: scene for scene in scenes if scene.sensor == "landsat"}
+    if wanted is None and len(landsat) == 1:
+        return next(iter(landsat.values()))
+    if wanted in landsat:
+        return landsat[wanted]
+    raise SceneError(
+        f"expected --scene to name one of the Landsat scenes there: {', '.join(landsat) or 'there are none'}. "
+        f"Received: scene={wanted}"
+    )
+
+
+def _arguments(positional: Sequence[str]) -> tuple[pathlib.Path, pathlib.Path]:
+    """Checks what can be checked before anything is opened."""
+    if len(positional) != 2:
+        raise FlagError(
+            f"expected a scene and the GeoTIFF to write, `harmonize scene IN OUT.tif`. Received: {list(positional)}"
+        )
+    if bool(_MODEL.value) == bool(_TARGET.value):
+        raise FlagError(
+            "expected either --model (a folder) or --target (a server). "
+            f"Received: model={_MODEL.value}, target={_TARGET.value}"
+        )
+    given, out = map(pathlib.Path, positional)
+    if not given.exists():
+        raise FlagError(f"expected a Landsat scene's folder or a manifest. Received: {given}, which is not there")
+    if out.suffix.lower() not in (".tif", ".tiff"):
+        raise FlagError(f"the product is a GeoTIFF; end its name in .tif. Received: {out}")
+    for path in (out, pathlib.Path(_FIGURE.value or out)):
+        if not path.parent.is_dir():
+            raise FlagError(f"the folder {path.parent} does not exist; make it first. Received: {path}")
+    if _FIGURE.value:
+        _check_figure(pathlib.Path(_FIGURE.value), out)
+    return given, out
+
+
+def _check_figure(figure: pathlib.Path, out: pathlib.Path) -> None:
+    if figure.suffix.lower() != ".png":
+        raise FlagError(f"the picture is a PNG; end its name in .png. Received: figure={figure}")
+    if figure.resolve() == out.with_suffix(".png").resolve():
+        raise FlagError(f"that is where the quick-look goes; choose another name. Received: figure={figure}")
+
+
+def _predictor(stack: contextlib.ExitStack) -> Predictor:
+    if _TARGET.value:
+        from serving.client import Client
+
+        return stack.enter_context(Client(_TARGET.value, _MODEL_NAME.value))
+    # TensorFlow takes seconds to import; a client does without it.
+    from serving.local import LocalPredictor
+
+    return LocalPredictor(_MODEL.value)
+
+
+if __name__ == "__main__":
+    command.run(main)
