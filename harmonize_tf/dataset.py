@@ -200,6 +200,8 @@ def training(
     first, begun = divmod(start * batch, count)
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
+        # This function's own graph forgets the program's global seed, which `shuffle` would mix in.
+        tf.compat.v1.set_random_seed(None)
         order = tf.random.experimental.stateless_shuffle(shards, seed=[seed, number])
         passage = tf.data.Dataset.from_tensor_slices(order).interleave(
             _read, cycle_length=min(CYCLE, len(shards)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True

@@ -22,6 +22,11 @@ SAMPLES = 4  # validation patches that TensorBoard shows
 IMAGES = 10  # how often in a training it shows them
 
 
+def steps_done(model: keras.Model) -> int:
+    """Optimizer steps, under any strategy."""
+    return int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+
+
 class Checkpoints(keras.callbacks.Callback):
     """Saves the state of the training after each round, and the weights that did best in validation.
 
@@ -45,7 +50,7 @@ class Checkpoints(keras.callbacks.Callback):
         self._manager = tf.train.CheckpointManager(self._checkpoint, str(directory), max_to_keep=2)
         if self._manager.latest_checkpoint:
             self._checkpoint.restore(self._manager.latest_checkpoint).assert_existing_objects_matched()
-        self.step = int(model.optimizer.iterations)
+        self.step = steps_done(model)
 
     @property
     def best(self) -> float:
@@ -59,7 +64,7 @@ class Checkpoints(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Keeps the weights if they are the best so far, then the state."""
-        step = int(self.model.optimizer.iterations)
+        step = steps_done(self.model)
         if logs["val_rmse"] < self.best:
             self._best.assign(logs["val_rmse"])
             self._best_step.assign(step)
@@ -136,7 +141,7 @@ class Summaries(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
         """Writes the round's figures."""
         optimizer = self.model.optimizer
-        step = int(optimizer.iterations)
+        step = steps_done(self.model)
         scalars = {"loss/train": logs["loss"], "loss/validation": logs["val_loss"], "rmse/train": logs["rmse"]}
         scalars |= {"rmse/validation": logs["val_rmse"], "rmse/validation_bandpass": self._baseline}
         scalars |= {"learning_rate": float(optimizer.learning_rate)}

@@ -17,7 +17,7 @@ from harmonize_tf.errors import FlagError, ModelError
 IDENTITY_FILE = "training.json"
 # Two runs in one model_dir must agree on these: another network, other data or another order is another training.
 # Steps, learning rate and how often to validate may change.
-NETWORK = ("model", "scale", "blocks", "filters", "pan", "consistency", "loss", "batch", "crop", "seed")
+NETWORK = ("model", "scale", "blocks", "filters", "pan", "consistency", "batch", "crop", "seed")
 DATA = ("source", "level", "bands", "nir", "schema", "plan_sha256")
 
 
@@ -34,7 +34,6 @@ class Config:
       filters: channels of the network.
       pan: whether the panchromatic band is an input.
       consistency: "exact" or "none".
-      loss: "charbonnier" or "l2".
       batch: patches in a step, over all replicas.
       crop: side of the random crops, 30 m pixels.
       steps: optimizer steps in all.
@@ -51,7 +50,6 @@ class Config:
     filters: int
     pan: bool
     consistency: str
-    loss: str
     batch: int
     crop: int
     steps: int

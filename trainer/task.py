@@ -7,7 +7,6 @@ training that was stopped, from its last checkpoint; --flagfile=RUN/training/fla
 """
 
 import logging
-import random
 from collections.abc import Sequence
 
 import keras
@@ -39,7 +38,6 @@ flags.DEFINE_boolean("pan", None, "Use the panchromatic band. Default: if the da
 flags.DEFINE_enum(
     "consistency", "exact", ["exact", "none"], "Whether the output must degrade to the input.", flag_values=FLAGS
 )
-flags.DEFINE_enum("loss", "charbonnier", list(subpixel.LOSSES), "Penalty of an error.", flag_values=FLAGS)
 flags.DEFINE_integer("batch", 8, "Patches in a step, over all replicas.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("crop", 32, "Side of the random crops, pixels of 30 m.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("steps", 20000, "Optimizer steps in all.", lower_bound=1, flag_values=FLAGS)
@@ -88,16 +86,15 @@ def replicas() -> tf.distribute.Strategy:
 def train(config: Config, info: DatasetInfo, strategy: tf.distribute.Strategy, validation: tf.data.Dataset) -> None:
     """Trains from the last checkpoint on, or from the beginning, and writes model.keras."""
     objective = OBJECTIVES[config.model]
-    # Keras draws its initializers' seeds from here. TensorFlow's global seed would mix into the order of the records.
-    random.seed(config.seed)
+    keras.utils.set_random_seed(config.seed)
     with strategy.scope():
         harmonizer = objective.build(config, info)
-        model = objective.Training(harmonizer, config.loss)
+        model = objective.Training(harmonizer)
         optimizer = objective.optimizer(config)
         # Before anything else: under a strategy Adam cannot make its variables later.
         optimizer.build(harmonizer.trainable_variables)
         model.compile(optimizer=optimizer)
-        checkpoints = Checkpoints(config.model_dir / "checkpoints", model)
+    checkpoints = Checkpoints(config.model_dir / "checkpoints", model)
     baseline = _baseline_rmse(config, info, validation)
     start = model.evaluate(validation, verbose=0, return_dict=True)["rmse"]
     _log.info(

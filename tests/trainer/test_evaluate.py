@@ -1,0 +1,128 @@
+import json
+
+import keras
+import numpy as np
+import pytest
+import tiny_examples
+
+from harmonize_tf import radiometry, sensors
+from harmonize_tf.dataset import DatasetInfo
+from harmonize_tf.errors import ModelError, RecordError
+from harmonize_tf.metrics.fidelity import FidelityMeter
+from harmonize_tf.models.baselines import BASELINES, build_baseline
+from harmonize_tf.models.harmonizer import Harmonizer
+from trainer import evaluate
+
+
+def harmonizer(bands=tiny_examples.BANDS, level="toa", pan=True):
+    keras.utils.set_random_seed(0)
+    bandpass = radiometry.landsat_to_sentinel(bands, level, "SENTINEL_2A")
+    ones = (1.0,) * len(bands)
+    return Harmonizer(
+        bands, level, pan, bandpass, sensors.blur_sigma(bands), (0.25,) * len(bands), ones, blocks=0, filters=4,
+        name="subpixel",
+    )  # fmt: skip
+
+
+def save(model, path):
+    model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "examples"
+    return directory, tiny_examples.write(directory)
+
+
+@pytest.fixture(scope="module")
+def evaluation(examples):
+    directory = examples[0]
+    path = save(harmonizer(), directory.parent / "model.keras")
+    out = directory.parent / "evaluation"
+    evaluate.main([f"--data={directory}", f"--model={path},{path}", f"--out={out}", "--batch=2"])
+    return json.loads((out / "metrics.json").read_text())
+
+
+def test_all_baselines_and_models_are_measured(evaluation):
+    assert list(evaluation["models"]) == sorted([*BASELINES, "subpixel", "subpixel_2"])
+    assert evaluation["models"]["subpixel"] == evaluation["models"]["subpixel_2"]
+    assert evaluation["models"]["bicubic"]["rmse_all"] < evaluation["models"]["nearest"]["rmse_all"]
+    assert evaluation["patches"] == 3 and evaluation["plan_sha256"] == "0" * 64
+    assert evaluation["package_version"] and evaluation["flags"]["split"] == "test"
+
+
+def test_figures_are_those_of_the_records_read_without_tensorflow(examples, evaluation):
+    model = harmonizer()
+    meter = FidelityMeter(tiny_examples.BANDS)
+    for record in examples[1]["test"]:
+        inputs = {
+            "landsat_ms": radiometry.decode(record.landsat.ms)[None],
+            "landsat_valid": np.ones((1, tiny_examples.CELLS, tiny_examples.CELLS, 1), np.float32),
+            "landsat_pan": radiometry.decode(record.landsat.pan)[None],
+        }
+        meter.update(radiometry.decode(record.sentinel.ms), model(inputs).numpy()[0], record.sentinel.valid)
+    expected = meter.result().to_dict()
+    found = evaluation["models"]["subpixel"]
+    assert found["pixels"] == expected["pixels"]
+    for name in ("rmse_all", "psnr", "ssim", "sam", "ergas"):
+        assert found[name] == pytest.approx(expected[name], rel=1e-4)
+
+
+def test_the_table_names_models_figures_and_bands(examples, tmp_path, capsys):
+    evaluate.main([f"--data={examples[0]}", f"--out={tmp_path}"])
+    head, _, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["RMSE", "PSNR", "SSIM", "SAM", "ERGAS", *tiny_examples.BANDS]
+    assert [row.split()[0] for row in rows] == list(BASELINES)
+    assert len({len(row) for row in rows}) == 1
+
+
+def test_a_model_for_other_data_is_refused(examples, tmp_path):
+    out = f"--out={tmp_path / 'evaluation'}"
+    rgb = save(harmonizer(sensors.BAND_SETS["rgb"]), tmp_path / "rgb.keras")
+    sr = save(harmonizer(level="sr"), tmp_path / "sr.keras")
+    with pytest.raises(
+        ModelError, match="made for bands blue,green,red at level toa.*Received: bands=blue,green,red,nir"
+    ):
+        evaluate.main([f"--data={examples[0]}", f"--model={rgb}", out])
+    with pytest.raises(ModelError, match="at level sr.*Received: .*level=toa"):
+        evaluate.main([f"--data={examples[0]}", f"--model={sr}", out])
+    tiny_examples.write(tmp_path / "nopan", pan=False)
+    pan = save(harmonizer(), tmp_path / "pan.keras")
+    with pytest.raises(ModelError, match="needs the panchromatic band"):
+        evaluate.main([f"--data={tmp_path / 'nopan'}", f"--model={pan}", out])
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_what_is_no_harmonizer_is_refused(examples, tmp_path):
+    info = DatasetInfo.load(examples[0])
+    (tmp_path / "damaged.keras").write_bytes(b"not a zip")
+    with pytest.raises(ModelError, match="cannot be read"):
+        evaluate.load(tmp_path / "damaged.keras", info)
+    with pytest.raises(ModelError, match="as `harmonize train` writes it"):
+        evaluate.load(tmp_path / "absent.keras", info)
+    baseline = build_baseline("nearest", info.bands, info.level, True, info.bandpass)
+    with pytest.raises(ModelError, match="expected a Harmonizer"):
+        evaluate.load(save(baseline, tmp_path / "baseline.keras"), info)
+
+
+def test_a_model_without_the_panchromatic_band_is_measured_on_data_that_has_it(examples, tmp_path):
+    path = save(harmonizer(pan=False), tmp_path / "model.keras")
+    evaluate.main([f"--data={examples[0]}", f"--model={path}", f"--out={tmp_path}"])
+    assert "subpixel" in json.loads((tmp_path / "metrics.json").read_text())["models"]
+
+
+def test_a_damaged_test_shard_is_named_and_nothing_written(tmp_path):
+    tiny_examples.write(tmp_path / "examples")
+    shard = tmp_path / "examples" / "test" / "00000-of-00002.tfrecord.gz"
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    with pytest.raises(RecordError, match="test/00000-of-00002"):
+        evaluate.main([f"--data={tmp_path / 'examples'}", f"--out={tmp_path / 'evaluation'}"])
+    assert not (tmp_path / "evaluation").exists()
+
+
+def test_figures_that_json_does_not_know_become_null():
+    assert evaluate._finite({"a": float("nan"), "b": {"c": float("inf"), "d": 1.5}}) == {
+        "a": None,
+        "b": {"c": None, "d": 1.5},
+    }

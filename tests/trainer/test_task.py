@@ -1,0 +1,271 @@
+import dataclasses
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+import tiny_examples
+
+from harmonize_tf import sensors
+from harmonize_tf.dataset import DatasetInfo
+from harmonize_tf.errors import DatasetError, FlagError, ModelError, RecordError
+from harmonize_tf.models.harmonizer import Harmonizer
+from trainer import task
+from trainer.config import Config
+from trainer.objectives import subpixel
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+SMALL = ("--blocks=1", "--filters=8", "--crop=8", "--batch=2", "--learning_rate=0.005")
+
+
+def train(data, model_dir, *more, steps=20, every=10):
+    task.main(
+        [f"--data={data}", f"--model_dir={model_dir}", *SMALL, f"--steps={steps}", f"--validate_every={every}", *more]
+    )
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("run") / "examples"
+    tiny_examples.write(directory)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def trained(examples):
+    """Twenty steps in one go."""
+    model_dir = examples.parent / "training"
+    train(examples, model_dir)
+    return model_dir
+
+
+def scalars(model_dir):
+    """Every scalar of the TensorBoard files, [(step, value), ...] by name."""
+    found = {}
+    for path in sorted((model_dir / "tensorboard").iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                if not value.metadata.plugin_data.plugin_name == "images":
+                    found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
+    return found
+
+
+def weights(model_dir):
+    return keras.saving.load_model(model_dir / "model.keras", compile=False).get_weights()
+
+
+def test_training_beats_the_baseline_and_its_own_start(trained):
+    found = scalars(trained)
+    losses = [value for _, value in found["loss/train"]]
+    assert losses[-1] < losses[0]
+    errors = [value for _, value in found["rmse/validation"]]
+    assert errors[-1] < errors[0] < found["rmse/validation_bandpass"][0][1]
+    assert [step for step, _ in found["rmse/validation"]] == [10, 20]
+    assert found["learning_rate"][-1][1] == pytest.approx(0, abs=1e-4)
+
+
+def test_what_is_left_is_complete(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert names == {"checkpoints", "flags.txt", "model.keras", "tensorboard", "training.json"}
+    assert {"best.weights.h5", "checkpoint", "ckpt-20.index"} <= {p.name for p in (trained / "checkpoints").iterdir()}
+
+
+def test_the_model_is_a_harmonizer_with_the_datas_constants(examples, trained):
+    model = keras.saving.load_model(trained / "model.keras", compile=False)
+    info = DatasetInfo.load(examples)
+    assert isinstance(model, Harmonizer) and model.name == "subpixel"
+    assert (model.bands, model.level, model.uses_pan) == (info.bands, info.level, True)
+    assert model.bandpass == info.bandpass and model.sigma == sensors.blur_sigma(info.bands)
+    assert model.mean == info.statistics["landsat"].mean and model.std == info.statistics["sentinel"].std
+    assert (model.scale, model.blocks, model.filters, model.consistency) == (3, 1, 8, "exact")
+
+
+def test_tensorboard_shows_input_output_and_target_of_validation_patches(trained):
+    pictures = [
+        tf.image.decode_image(value.tensor.string_val[2]).numpy()
+        for path in (trained / "tensorboard").iterdir()
+        for event in tf.compat.v1.train.summary_iterator(str(path))
+        for value in event.summary.value
+        if value.metadata.plugin_data.plugin_name == "images"
+    ]
+    side = 3 * tiny_examples.CELLS
+    assert pictures and all(picture.shape == (side, 3 * side, 3) for picture in pictures)
+    low, output, target = np.split(pictures[-1].astype(float), 3, axis=1)
+    np.testing.assert_array_equal(low[::3, ::3], low[2::3, 2::3])  # 30 m pixels as they are
+    assert np.abs(output - target).mean() < np.abs(low - target).mean()
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(examples, trained, tmp_path, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    class StopsAtStep13(task.Progress):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            if self._done == 13:
+                raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(task, "Progress", StopsAtStep13)
+        with pytest.raises(Stop):
+            train(examples, tmp_path)
+    assert not (tmp_path / "model.keras").exists()
+    train(examples, tmp_path)
+    for resumed, undisturbed in zip(weights(tmp_path), weights(trained), strict=True):
+        np.testing.assert_allclose(resumed, undisturbed, atol=1e-5)
+    assert [step for step, _ in scalars(tmp_path)["loss/train"]] == [
+        10,
+        20,
+    ]  # 11 to 20 were done once more, not 1 to 10
+
+
+def test_flags_txt_repeats_the_run(trained, tmp_path):
+    task.main([f"--flagfile={trained / 'flags.txt'}", f"--model_dir={tmp_path}"])
+    for again, first in zip(weights(tmp_path), weights(trained), strict=True):
+        np.testing.assert_allclose(again, first, atol=1e-5)
+
+
+def test_steps_that_rounds_do_not_divide_are_done_exactly(examples, tmp_path):
+    train(examples, tmp_path, steps=5, every=3)
+    assert [step for step, _ in scalars(tmp_path)["loss/train"]] == [3, 5]
+
+
+@pytest.mark.parametrize("flags", [["--scale=2"], ["--nopan"], ["--consistency=none", "--blocks=0"]])
+def test_every_kind_of_network_trains(examples, tmp_path, flags):
+    train(examples, tmp_path, *flags, steps=1, every=1)
+    model = keras.saving.load_model(tmp_path / "model.keras", compile=False)
+    assert model.scale == (2 if "--scale=2" in flags else 3)
+    assert model.uses_pan == ("--nopan" not in flags)
+    assert model.consistency == ("none" if "--consistency=none" in flags else "exact")
+
+
+def test_another_network_or_other_data_does_not_continue_a_training(examples, trained, tmp_path):
+    with pytest.raises(ModelError, match=r"There: filters=8\. Received: filters=16"):
+        train(examples, trained, "--filters=16")
+    tiny_examples.write(tmp_path / "examples", bands=sensors.BAND_SETS["rgb"], level="sr")
+    with pytest.raises(ModelError, match=r"There: level=toa, bands=.*Received: level=sr, bands="):
+        train(tmp_path / "examples", trained)
+
+
+def test_what_data_and_flags_lack_is_told_before_anything_is_written(examples, tmp_path):
+    model_dir = tmp_path / "training"
+    with pytest.raises(DatasetError, match="crop=17"):
+        train(examples, model_dir, "--crop=17")
+    with pytest.raises(FlagError, match="crop=7"):
+        train(examples, model_dir, "--scale=2", "--crop=7")
+    with pytest.raises(DatasetError, match="harmonize export"):
+        train(tmp_path / "nothing", model_dir)
+    with pytest.raises(FlagError, match="model"):
+        train(examples, model_dir, "--model=oracle")
+    tiny_examples.write(tmp_path / "nopan", pan=False, val=0)
+    with pytest.raises(FlagError, match="no panchromatic band"):
+        train(tmp_path / "nopan", model_dir, "--pan")
+    with pytest.raises(DatasetError, match="'val' holds no records"):
+        train(tmp_path / "nopan", model_dir)
+    assert not model_dir.exists()
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_damaged_shard_is_named(tmp_path, split):
+    tiny_examples.write(tmp_path / "examples")
+    shard = tmp_path / "examples" / split / "00001-of-00002.tfrecord.gz"
+    shard.write_bytes(shard.read_bytes()[:-2000])
+    with pytest.raises(RecordError, match=rf"{split}/00001-of-00002"):
+        train(tmp_path / "examples", tmp_path / "training")
+    assert not (tmp_path / "training" / "model.keras").exists()
+
+
+def objective(examples):
+    keras.utils.set_random_seed(1)
+    info = DatasetInfo.load(examples)
+    values = {
+        "model": "subpixel",
+        "data": examples,
+        "model_dir": "",
+        "scale": 3,
+        "blocks": 0,
+        "filters": 4,
+        "pan": False,
+    }
+    values |= {"consistency": "none", "batch": 2, "crop": 8, "steps": 2, "learning_rate": 1e-3}
+    config = Config.of(values | {"validate_every": 1, "seed": 0}, info)
+    return subpixel.Training(subpixel.build(config, info))
+
+
+def test_the_loss_is_the_closed_form_in_standard_deviations_of_the_bands(examples):
+    model = objective(examples)
+    truth = np.random.default_rng(0).uniform(0, 0.5, (2, 24, 24, 4)).astype(np.float32)
+    output = truth + np.random.default_rng(1).normal(0, 0.02, truth.shape).astype(np.float32)
+    penalty = model.penalty(output, {"sentinel_ms": truth}).numpy()[..., 0]
+    error = (output - truth).astype(np.float64) / 0.05
+    np.testing.assert_allclose(penalty, np.sqrt(error**2 + 5e-3**2).mean(-1), rtol=1e-4)
+
+
+def test_what_masked_pixels_hold_has_no_influence(examples):
+    rng = np.random.default_rng(0)
+    x = {"landsat_ms": rng.uniform(0, 0.5, (2, 8, 8, 4)), "landsat_valid": np.ones((2, 8, 8, 1))}
+    mask = np.ones((2, 24, 24, 1), np.float32)
+    mask[0, :9] = 0
+    truth = rng.uniform(0, 0.5, (2, 24, 24, 4))
+    after = []
+    for rubbish in (0.0, 1e3):
+        model = objective(examples)
+        model.compile(optimizer=keras.optimizers.SGD(0.1))
+        y = {"sentinel_ms": np.where(mask > 0, truth, rubbish), "mask": mask}
+        logs = model.train_step(tf.nest.map_structure(lambda a: tf.constant(a, tf.float32), (x, y)))
+        after.append([float(logs["loss"]), *model.harmonizer.get_weights()])
+    for a, b in zip(*after, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_batch_without_a_valid_pixel_changes_nothing(examples):
+    model = objective(examples)
+    model.compile(optimizer=keras.optimizers.SGD(0.1))
+    before = model.harmonizer.get_weights()
+    x = {"landsat_ms": tf.fill([2, 8, 8, 4], 0.2), "landsat_valid": tf.ones([2, 8, 8, 1])}
+    y = {"sentinel_ms": tf.zeros([2, 24, 24, 4]), "mask": tf.zeros([2, 24, 24, 1])}
+    assert float(model.train_step((x, y))["loss"]) == 0
+    for a, b in zip(before, model.harmonizer.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+TWO_REPLICAS = """
+import sys
+import tensorflow as tf
+if sys.argv[1] == "2":
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from trainer import task
+assert task.replicas().num_replicas_in_sync == int(sys.argv[1])
+task.main(sys.argv[2:])
+"""
+
+
+def test_two_replicas_train_the_same_model_as_one(tmp_path):
+    """Half of the ground is masked in one of two patches, so that replicas hold unequal numbers of valid pixels."""
+
+    def masked(record):
+        valid = record.sentinel.valid.copy()
+        valid[:, 20 if int(record.id[5:]) % 2 else 48 :] = 0
+        return dataclasses.replace(record, sentinel=dataclasses.replace(record.sentinel, valid=valid))
+
+    tiny_examples.write(tmp_path / "examples", change=masked)
+    flags = [f"--data={tmp_path / 'examples'}", *SMALL, "--steps=4", "--validate_every=2"]
+    for replicas in "12":
+        model_dir = tmp_path / replicas
+        command = [sys.executable, "-c", TWO_REPLICAS, replicas, *flags, f"--model_dir={model_dir}"]
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr[-3000:]
+    for one, two in zip(weights(tmp_path / "1"), weights(tmp_path / "2"), strict=True):
+        np.testing.assert_allclose(one, two, atol=2e-5)
+
+
+def test_a_users_mistake_ends_in_one_line(tmp_path):
+    command = [sys.executable, "-m", "trainer.task", f"--data={tmp_path}", f"--model_dir={tmp_path / 'm'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: expected the folder of a finished `harmonize export`")
+    assert "Traceback" not in done.stderr
