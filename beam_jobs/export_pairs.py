@@ -20,7 +20,7 @@ from absl import flags
 
 from beam_jobs import options, plan, progress, shards
 from beam_jobs.plan import Plan, Settings
-from beam_jobs.transforms import REJECTED, FetchPatch, MaskAndGate
+from beam_jobs.transforms import FAILED, REJECTED, FetchPatch, MaskAndGate
 from harmonize_tf import command, pairing, patches, records, sensors
 from harmonize_tf.errors import FlagError
 from harmonize_tf.sources import SceneSource
@@ -88,7 +88,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     with shards.written_aside(out) as folder:
         (folder / "plan.jsonl").write_text(planned.lines())
         command.write_flags(FLAGS, folder / "flags.txt")
-        _run(beam_options, source, settings, planned, identity, folder)
+        with progress.show(len(planned.patches), "patches"), options.pipeline(beam_options) as pipeline:
+            export(pipeline, source, settings, planned, identity, os.fspath(folder))
+        shards.check_failures(folder)
         info = shards.read_info(folder)
         patches.check_all_splits_filled(info["counts"], settings.split, _remedy(info["rejected"]))
     _log.info("%s: %s", out, _told(info))
@@ -103,12 +105,14 @@ def export(
     folder: str,
 ) -> None:
     """Adds the whole job to a pipeline."""
-    judged = (
+    read = (
         pipeline
         | "Plan" >> beam.Create([(planned.shards[patch.id], patch) for patch in planned.patches])
         | "Reshuffle" >> beam.Reshuffle()
-        | "FetchPatch" >> beam.ParDo(FetchPatch(source, settings.bands, planned.pan))
-        | "MaskAndGate" >> beam.ParDo(MaskAndGate(settings, planned.level)).with_outputs(REJECTED, main="accepted")
+        | "FetchPatch" >> beam.ParDo(FetchPatch(source, settings.bands, planned.pan)).with_outputs(FAILED, main="views")
+    )
+    judged = read.views | "MaskAndGate" >> beam.ParDo(MaskAndGate(settings, planned.level)).with_outputs(
+        REJECTED, main="accepted"
     )
     accepted, rejected = judged.accepted, judged[REJECTED]
     encoded = accepted | "Encode" >> beam.MapTuple(lambda shard, record: (shard, (record.id, records.encode(record))))
@@ -119,6 +123,11 @@ def export(
         | "GroupByShard" >> beam.GroupByKey()
         | "WriteShard" >> beam.Map(functools.partial(shards.write_shard, folder=folder))
     )
+    (
+        read[FAILED]
+        | "Failed" >> beam.combiners.ToList()
+        | "WriteFailures" >> beam.Map(shards.write_failures, folder=folder)
+    )
     lines = rejected | "Lines" >> beam.Values() | "Rejected" >> beam.combiners.ToList()
     (
         accepted
@@ -127,23 +136,6 @@ def export(
         | "WriteInfo"
         >> beam.Map(shards.write_info, beam.pvalue.AsSingleton(lines), identity=dict(identity), folder=folder)
     )
-
-
-def _run(
-    beam_options: beam.options.pipeline_options.PipelineOptions,
-    source: SceneSource,
-    settings: Settings,
-    planned: Plan,
-    identity: Mapping[str, Any],
-    folder: pathlib.Path,
-) -> None:
-    try:
-        with progress.show(len(planned.patches), "patch"), options.pipeline(beam_options) as pipeline:
-            export(pipeline, source, settings, planned, identity, os.fspath(folder))
-    except RuntimeError as error:
-        if (known := options.user_error(error)) is not None:
-            raise known from None
-        raise
 
 
 def _settings() -> Settings:

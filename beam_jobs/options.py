@@ -1,20 +1,17 @@
-"""Beam's own flags, the runner, and how a job ends when a scene cannot be used."""
+"""Beam's own flags and the runner."""
 
 import argparse
 import difflib
 import logging
-import re
+import warnings
 from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
+from rasterio.errors import NotGeoreferencedWarning
 
-from harmonize_tf import errors
-from harmonize_tf.errors import FlagError, HarmonizeError
-
-# What a worker's exception looks like in the text that runners make of it.
-_RAISED = re.compile(r"harmonize_tf\.errors\.(\w+): (.*?)(?: \[while running|$)", re.MULTILINE)
+from harmonize_tf.errors import FlagError
 
 
 def pipeline_options(argv: Sequence[str], threads: int, known: Iterable[str]) -> PipelineOptions:
@@ -56,15 +53,7 @@ def pipeline(options: PipelineOptions) -> beam.Pipeline:
 
 
 def _quieten() -> None:
-    """The local runner logs its stages, and a traceback of every error that it raises too."""
+    """Silences what the local runner says of its stages."""
     logging.getLogger("apache_beam").setLevel(logging.WARNING)
-    logging.getLogger("apache_beam.runners.worker").setLevel(logging.CRITICAL)
-
-
-def user_error(error: Exception) -> HarmonizeError | None:
-    """The error of `harmonize_tf.errors` that a worker raised, out of what the runner made of it."""
-    found = _RAISED.findall(str(error))
-    if not found:
-        return None
-    name, message = found[-1]
-    return getattr(errors, name, HarmonizeError)(message)
+    # rasterio silences it around its own arrays, by `warnings.catch_warnings`, which threads undo for one another.
+    warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)

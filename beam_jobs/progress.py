@@ -16,14 +16,14 @@ _shown: "_Shown | None" = None
 class _Shown:
     def __init__(self, total: int, unit: str) -> None:
         self.total, self.unit, self.done = total, unit, 0
-        self.bar = tqdm(total=total, unit=unit) if sys.stderr.isatty() else None
+        self.bar = tqdm(total=total, unit=unit, desc="export") if sys.stderr.isatty() else None
 
     def advance(self) -> None:
         self.done += 1
         if self.bar is not None:
             self.bar.update()
         elif self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
-            _log.info("%d of %d %ss", self.done, self.total, self.unit)
+            _log.info("%d of %d %s", self.done, self.total, self.unit)
 
 
 @contextlib.contextmanager

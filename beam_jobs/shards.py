@@ -5,7 +5,7 @@ import contextlib
 import json
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -13,12 +13,12 @@ import numpy as np
 
 import harmonize_tf
 from harmonize_tf import geometry, records
-from harmonize_tf.errors import FlagError
+from harmonize_tf.errors import FlagError, SceneError
 from harmonize_tf.records import Capture, Record
 from harmonize_tf.sensors import CODE
 
 SHIFT_STEP = 0.5  # m, the twentieth of a 10 m pixel in which shifts are estimated
-INFO = "dataset_info.json"
+INFO, FAILURES = "dataset_info.json", "failures.json"
 
 
 def write_shard(element: tuple[str, Iterable[tuple[str, bytes | None]]], folder: str) -> None:
@@ -116,6 +116,24 @@ def _shifts(sums: Mapping[tuple, int]) -> dict[str, Any] | None:
     shifts = np.repeat([key[1:] for key in keys], [sums[key] for key in keys], axis=0) * SHIFT_STEP
     p90 = round(float(np.percentile(np.hypot(*shifts.T), 90)), 3)
     return {"median": np.median(shifts, axis=0).tolist(), "p90": p90, "patches": len(shifts)}
+
+
+def write_failures(failures: Sequence[tuple[str, str]], folder: str) -> None:
+    """Keeps what could not be read for `check_failures`."""
+    (pathlib.Path(folder) / FAILURES).write_text(json.dumps(sorted(failures)))
+
+
+def check_failures(folder: pathlib.Path) -> None:
+    """Ends a job of which some patch could not be read.
+
+    Raises:
+      SceneError: with the first patch's message.
+    """
+    path = folder / FAILURES
+    failures = json.loads(path.read_text())
+    path.unlink()
+    if failures:
+        raise SceneError(failures[0][1])
 
 
 def write_info(

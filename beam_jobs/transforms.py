@@ -19,7 +19,7 @@ from harmonize_tf.patches import Patch
 from harmonize_tf.records import Capture, Record
 from harmonize_tf.sources import Raster, Scene, SceneSource, read_onto
 
-REJECTED = "rejected"
+REJECTED, FAILED = "rejected", "failed"
 NOT_KNOWN = float("nan")
 
 
@@ -60,21 +60,32 @@ class Verdict:
 
 
 class FetchPatch(beam.DoFn):
-    """(shard, `Patch`) to (shard, `Views`)."""
+    """(shard, `Patch`) to (shard, `Views`).
+
+    What cannot be read goes to the output `FAILED`, as (id of the patch, message), and nothing more is read: the job
+    will have failed. An exception would do the same, but runners print it with a traceback of their own.
+    """
 
     def __init__(self, source: SceneSource, bands: tuple[str, ...], pan: bool) -> None:
         self._source, self._bands, self._pan = source, bands, pan
         self._scenes: Mapping[tuple[str, str], Scene] = {}
+        self._stopped = False
 
     def setup(self) -> None:
         """Lists the scenes, once for each worker."""
         self._scenes = {(scene.sensor, scene.id): scene for scene in self._source.scenes()}
 
-    def process(self, element: tuple[str, Patch]) -> Iterator[tuple[str, Views]]:
+    def process(self, element: tuple[str, Patch]) -> Iterator:
         """Reads one patch."""
         shard, patch = element
         scenes = self._scenes.get(("landsat", patch.landsat)), self._scenes.get(("sentinel", patch.sentinel))
-        yield shard, fetch(self._source, patch, scenes, self._bands, pan=self._pan)
+        if self._stopped:
+            return
+        try:
+            yield shard, fetch(self._source, patch, scenes, self._bands, pan=self._pan)
+        except SceneError as error:
+            self._stopped = True
+            yield beam.pvalue.TaggedOutput(FAILED, (patch.id, str(error)))
 
 
 def fetch(
