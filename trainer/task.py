@@ -41,7 +41,7 @@ flags.DEFINE_enum(
 flags.DEFINE_integer("batch", 8, "Patches in a step, over all replicas.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("crop", 32, "Side of the random crops, pixels of 30 m.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("steps", 20000, "Optimizer steps in all.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_float("learning_rate", 5e-4, "Peak of the learning rate.", lower_bound=0.0, flag_values=FLAGS)
+flags.DEFINE_float("learning_rate", 1e-3, "Peak of the learning rate.", lower_bound=0.0, flag_values=FLAGS)
 flags.DEFINE_integer("validate_every", 500, "Steps between validations.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_boolean(
