@@ -1,6 +1,9 @@
 """Patches per second of `harmonize export` against a thread pool that only reads the same windows with rasterio.
 
-    python benchmarks/export.py --side=23040 --threads=2
+    OPENBLAS_NUM_THREADS=1 python benchmarks/export.py --side=23040 --threads=2
+
+The variable is what the command sets for itself before numpy is imported; without it numpy's threads and the job's
+get in each other's way, and a patch costs twice the time.
 
 Simulated scenes are written as tiled, deflated GeoTIFFs first, as Landsat's and Sentinel-2's are delivered. The plain
 reader reads what the job reads, margins included, and does nothing with it; so the ratio is what planning, warping,
