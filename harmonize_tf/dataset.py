@@ -30,6 +30,8 @@ SPLITS = ("train", "val", "test")
 PAN_FACTOR = 2  # 15 m pixels along one side of a 30 m cell
 SHUFFLE_BUFFER = 512  # records, 0.3 to 0.5 MB each; shards are read in random order and interleaved besides
 CYCLE = 4  # shards read at once
+GAIN = 3.0  # of the augmentation, this often or a third: a summer scene has about three times a winter scene's contrast
+OFFSETS = (-0.05, 0.10)  # reflectance, of the augmentation: what haze adds to blue at the top of the atmosphere is 0.1
 # What TensorFlow raises on damaged, malformed, missing and too few records.
 _UNREADABLE = (
     tf.errors.DataLossError,
@@ -210,8 +212,8 @@ def training(
         return _counted(passage, count).shuffle(min(SHUFFLE_BUFFER, count), seed=draw, reshuffle_each_iteration=False)
 
     def augmented(index: tf.Tensor, serialized: tf.Tensor) -> tuple[Tensors, Tensors]:
-        where, which = tf.unstack(tf.random.experimental.stateless_split([seed, index], 2))
-        return turned(cropped(_pair(info, serialized, pan), crop, where), which)
+        where, which, light = tf.unstack(tf.random.experimental.stateless_split([seed, index], 3))
+        return relit(turned(cropped(_pair(info, serialized, pan), crop, where), which), info.bandpass, light)
 
     serialized = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_pass).skip(begun)
     patches = serialized.enumerate(start * batch).map(augmented, tf.data.AUTOTUNE, deterministic=True)
@@ -236,6 +238,24 @@ def turned(pair: tuple[Tensors, Tensors], seed: tf.Tensor) -> tuple[Tensors, Ten
     """A pair of unbatched dicts of square images in one of the eight symmetries of the square, drawn from the seed."""
     symmetry = tf.random.stateless_uniform([], seed, maxval=8, dtype=tf.int32)
     return tuple({name: symmetric(x, symmetry) for name, x in side.items()} for side in pair)
+
+
+def relit(pair: tuple[Tensors, Tensors], bandpass: radiometry.Bandpass, seed: tf.Tensor) -> tuple[Tensors, Tensors]:
+    """A pair of unbatched dicts under another light: one gain for all, and an offset for each band, as haze gives.
+
+    Blur and band-pass are linear, so that what comes out is again a pair. Without it a network takes the brightness of
+    the few scenes that it was shown for granted, and draws a pattern of three rows over a brighter one.
+    """
+    draws = tf.random.stateless_uniform([len(bandpass.slope) + 2], seed)
+    gain, (darkest, brightest) = GAIN ** (2 * draws[0] - 1), OFFSETS
+    offset = darkest + (brightest - darkest) * draws[1:]
+    inputs, targets = dict(pair[0]), dict(pair[1])
+    inputs["landsat_ms"] = gain * inputs["landsat_ms"] + offset[1:]
+    if "landsat_pan" in inputs:
+        inputs["landsat_pan"] = gain * inputs["landsat_pan"] + offset[0]
+    from_sentinel = bandpass.inverse()
+    targets["sentinel_ms"] = bandpass.apply(gain * from_sentinel.apply(targets["sentinel_ms"]) + offset[1:])
+    return inputs, targets
 
 
 def symmetric(image: tf.Tensor, symmetry: int | tf.Tensor) -> tf.Tensor:

@@ -23,7 +23,7 @@ from harmonize_tf.workflow import Step
 
 FLAGS = flags.FlagValues()
 _RUN = flags.DEFINE_string("run", "runs/demo", "Folder of the run.", flag_values=FLAGS)
-_STEPS = flags.DEFINE_integer("steps", 1500, "Training steps; fewer for a quick look.", 1, flag_values=FLAGS)
+_STEPS = flags.DEFINE_integer("steps", 800, "Training steps; fewer for a quick look.", 1, flag_values=FLAGS)
 
 MODEL = "subpixel"
 _log = logging.getLogger("harmonize")
@@ -43,27 +43,26 @@ def main(argv: Sequence[str] | None = None) -> None:
     examples, model, serving = run / "examples", run / "training" / "model.keras", run / "serving" / MODEL
     # The sample is small, 15 x 8 km: blocks of one patch, and a fifth of them held out for the table.
     export += [f"--out={examples}", "--split=0.6,0.2,0.2", "--split_block=1920", "--overwrite"]
-    train = [f"--model={MODEL}", f"--data={examples}", f"--model_dir={model.parent}", f"--steps={_STEPS.value}"]
-    train += ["--blocks=6", "--filters=48", "--crop=32", "--batch=8"]
+    train = [f"--model={MODEL}", f"--data={examples}", f"--model_dir={model.parent}", "--overwrite"]
+    train += ["--blocks=6", "--filters=48", "--crop=32", "--batch=8", "--learning_rate=2e-3"]
+    train += [f"--steps={_STEPS.value}", "--validate_every=100"]
     evaluate = [f"--data={examples}", f"--model={model}", f"--out={run / 'evaluation'}"]
     push = [f"--model={model}", f"--serving_dir={serving}"]
+    server = Step("serve", [f"--model_base_path={serving.resolve()}", f"--model_name={MODEL}", "--port=0"])
+    product, figure = run / "harmonised.tif", run / "side_by_side.png"
+    scene = [str(landsat), str(product), "--target={address}", f"--model_name={MODEL}", f"--figure={figure}"]
+    info = examples / "dataset_info.json"
     workflow.run(
         [
-            Step("export", export, [], [examples / "dataset_info.json"]),
-            Step("train", train, [examples / "dataset_info.json"], [model]),
-            Step("evaluate", evaluate, [examples / "dataset_info.json", model], [run / "evaluation" / "metrics.json"]),
+            Step("export", export, [], [info]),
+            Step("train", train, [info], [model]),
+            Step("evaluate", evaluate, [info, model], [run / "evaluation" / "metrics.json"]),
             Step("push", push, [model], [serving]),
+            Step("scene", scene, [landsat, serving], [product, figure], service=server),
         ],
         run / "log",
     )
-    server = Step("serve", [f"--model_base_path={serving}", f"--model_name={MODEL}", "--port=0"])
-    scene, figure = run / "harmonised.tif", run / "harmonised.png"
-    with workflow.service(server, " at ") as address:
-        target = [f"--target={address}", f"--model_name={MODEL}", f"--figure={figure}"]
-        workflow.run(
-            [Step("scene", [str(landsat), str(scene), *target], [landsat, serving], [scene, figure])], run / "log"
-        )
-    _log.info("The harmonised scene: %s; beside resampled Landsat: %s", scene, figure)
+    _log.info("The harmonised scene: %s; beside resampled Landsat: %s", product, figure)
 
 
 def _simulated_landsat(folder: pathlib.Path) -> pathlib.Path:

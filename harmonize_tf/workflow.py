@@ -26,17 +26,24 @@ class Step:
       flags: its arguments.
       inputs: files and folders that it reads.
       outputs: files and folders that it writes; all exist once it has succeeded.
+      service: command that serves while the step runs; "{address}" in `flags` becomes where it does.
     """
 
     name: str
     flags: Sequence[str]
     inputs: Sequence[pathlib.Path] = ()
     outputs: Sequence[pathlib.Path] = ()
+    service: "Step | None" = None
 
     @property
     def argv(self) -> list[str]:
         """The command line that runs it."""
         return [sys.executable, "-m", "harmonize_tf", self.name, *self.flags]
+
+    def run(self) -> int:
+        """Runs it to its end, and returns its exit status."""
+        with serving(self.service) if self.service else contextlib.nullcontext("") as address:
+            return subprocess.run([part.replace("{address}", address) for part in self.argv], check=False).returncode
 
     def fingerprint(self) -> str:
         """Digest of the flags, the package's version, and every input file's path, size and time of change."""
@@ -70,8 +77,7 @@ def run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
         _log.info("[%d/%d] harmonize %s %s", number, len(steps), step.name, " ".join(step.flags))
         done.unlink(missing_ok=True)
         started = time.monotonic()
-        status = subprocess.run(step.argv, check=False).returncode
-        if status:
+        if status := step.run():
             raise HarmonizeError(
                 f"step {number}, {step.name}, ended with status {status}; mend what it says above and run the same "
                 f"command again, finished steps are kept. Received: {' '.join(step.flags)}"
@@ -81,15 +87,14 @@ def run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def service(step: Step, ready: str) -> Iterator[str]:
-    """Runs a serving step in the background while the block lasts.
+def serving(step: Step) -> Iterator[str]:
+    """Runs a serving command in the background while the block lasts.
 
     Args:
-      step: its command keeps running and prints a line that contains `ready` once it can be used.
-      ready: what to wait for.
+      step: its command keeps running and prints a line ending in "at ADDRESS" once it can be used.
 
     Yields:
-      What follows `ready` in that line.
+      The address.
 
     Raises:
       HarmonizeError: the command ended before it was ready.
@@ -97,10 +102,13 @@ def service(step: Step, ready: str) -> Iterator[str]:
     process = subprocess.Popen(step.argv, stdout=subprocess.PIPE, text=True)
     try:
         for line in process.stdout:
-            if ready in line:
-                yield line.split(ready, 1)[1].strip()
+            if " at " in line:
+                yield line.rsplit(" at ", 1)[1].strip()
                 return
-        raise HarmonizeError(f"{step.name} ended with status {process.wait()} before it was ready. Received: {step}")
+        raise HarmonizeError(
+            f"{step.name} ended with status {process.wait()} before it was ready; mend what it says above. "
+            f"Received: {' '.join(step.flags)}"
+        )
     finally:
         process.terminate()
         process.wait(timeout=30)

@@ -43,13 +43,20 @@ def test_a_failed_step_stops_the_run_and_is_tried_again(copy, tmp_path):
     assert not copy.outputs[0].exists()
 
 
-def test_a_service_is_ready_when_it_says_so_and_stopped_at_the_end():
-    step = PythonStep("import time; print('loading', flush=True); print('on port 7', flush=True); time.sleep(60)", [])
-    with workflow.service(step, "on port") as port:
-        assert port == "7"
+def test_a_step_runs_beside_its_service_and_is_told_the_address(tmp_path):
+    server = PythonStep(
+        "import time; print('loading', flush=True); print('serving m at h:7', flush=True); time.sleep(60)", []
+    )
+    out = tmp_path / "out.txt"
+    step = PythonStep(
+        "import sys; open(sys.argv[1], 'a').write(sys.argv[2])", [str(out), "{address}"], [], [out], server
+    )
+    workflow.run([step], tmp_path / "log")
+    workflow.run([step], tmp_path / "log")
+    assert out.read_text() == "h:7"
 
 
-def test_a_service_that_ends_before_it_is_ready_is_an_error():
+def test_a_service_that_ends_before_it_is_ready_is_an_error(tmp_path):
+    step = PythonStep("pass", [], service=PythonStep("raise SystemExit(4)", []))
     with pytest.raises(HarmonizeError, match="status 4"):
-        with workflow.service(PythonStep("raise SystemExit(4)", []), "ready"):
-            pass
+        workflow.run([step], tmp_path / "log")

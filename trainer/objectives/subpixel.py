@@ -3,7 +3,7 @@
 import keras
 import tensorflow as tf
 
-from harmonize_tf import sensors
+from harmonize_tf import degradation, sensors
 from harmonize_tf.dataset import DatasetInfo, Tensors
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer.config import Config
@@ -25,7 +25,7 @@ def build(config: Config, info: DatasetInfo) -> Harmonizer:
         level=info.level,
         uses_pan=config.pan,
         bandpass=info.bandpass,
-        sigma=sensors.blur_sigma(info.bands, info.nir),
+        sigma=degradation.pair_grid_sigma(sensors.blur_sigma(info.bands, info.nir)),
         mean=landsat.mean,
         std=[max(x, 1e-4) for x in sentinel.std],
         **({"pan_mean": pan.mean[0], "pan_std": max(pan.std[0], 1e-4)} if pan else {}),
