@@ -30,3 +30,11 @@ class ModelError(HarmonizeError):
 
 class ServerError(HarmonizeError):
     """A model server cannot be reached or refuses a request."""
+
+
+class TransientError(HarmonizeError):
+    """A service did not answer in time or had no quota left; the same request may succeed later."""
+
+
+class PermanentError(HarmonizeError):
+    """A service refuses a request for good; repeating it is of no use."""

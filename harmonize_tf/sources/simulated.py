@@ -15,11 +15,11 @@ import numpy as np
 from rasterio.crs import CRS
 from scipy.special import ndtr
 
-from harmonize_tf import sensors
+from harmonize_tf import radiometry, sensors
 from harmonize_tf.errors import SceneError
 from harmonize_tf.geometry import SOUTHERN_FALSE_NORTHING, Grid
 from harmonize_tf.radiometry import sentinel_to_landsat
-from harmonize_tf.sources import Raster, Scene, draws
+from harmonize_tf.sources import Raster, Scene, draws, ee_products
 
 # Typical reflectance of bare soil and of crops, in the order of `sensors.BANDS`: plausible, nothing hangs on them.
 SOIL = (0.10, 0.13, 0.16, 0.25, 0.32, 0.26)
@@ -42,7 +42,8 @@ class SimulatedSource:
     Landsat's multispectral cells have their corners at 15 mod 30 m, the panchromatic ones at 7.5 mod 15 m (reaching
     half a pixel further on each side, as in real products), Sentinel-2's at 0 mod 10 m and 0 mod 20 m. In a southern
     zone (EPSG:327xx) Landsat comes in the northern variant with negative northings. Landsat differs from Sentinel-2 by
-    its MTF and, at level "sr", by the HLS band-pass.
+    its MTF and, at level "sr", by the HLS band-pass. Values come in the steps of the products' digital numbers: what is
+    read is the truth within half a step, 5e-5 in Sentinel-2, 1.4e-5 in Landsat at level "sr", none at "toa".
 
     Attributes:
       seed: chooses the ground.
@@ -98,10 +99,12 @@ class SimulatedSource:
         if landsat:
             north = north + self._false_northing
         values = np.stack([self._seen(scene, band, east, north) for band in bands], axis=-1)
-        cloud = self._cloud(scene, east, north)
+        cloud = self._cloud(scene, east, north, native.pixel[0])
         values[cloud] = CLOUD
+        encoding = ee_products.product(scene.spacecraft, scene.level).encoding
+        values = radiometry.decode(ee_products.digital_numbers(values, encoding), encoding)
         values[~valid] = 0.0
-        return Raster(values.astype(np.float32), valid, valid & ~cloud, window)
+        return Raster(values, valid, valid & ~cloud, window)
 
     def truth(self, easting: Any, northing: Any, band: str, sigma: float = 0.0) -> np.ndarray:
         """The ground's reflectance in Sentinel-2's radiometry, cloud-free.
@@ -168,9 +171,12 @@ class SimulatedSource:
         truth = self.truth(east, north, band, sensors.OLI[band].sigma)
         return sentinel_to_landsat([band], self.level, "SENTINEL_2A").apply(truth[..., None])[..., 0]
 
-    def _cloud(self, scene: Scene, east: np.ndarray, north: np.ndarray) -> np.ndarray:
-        """Whether there is a cloud: a disc in some of the cells."""
+    def _cloud(self, scene: Scene, east: np.ndarray, north: np.ndarray, pixel: float) -> np.ndarray:
+        """Whether there is a cloud: a disc in some of the cells. A 20 m pixel is cloud where one of its 10 m pixels is."""
         shape = np.broadcast_shapes(east.shape, north.shape)
+        if self.clouds and pixel == 20:
+            corners = [(x, y) for x in (-5, 5) for y in (-5, 5)]
+            return np.any([self._cloud(scene, east + x, north + y, 10) for x, y in corners], axis=0)
         if not self.clouds:
             return np.zeros(shape, bool)
         moved = scene.sensor == "landsat" and self.clouds_move
@@ -192,7 +198,7 @@ class SimulatedSource:
             time_ms=((FIRST_DAY + day) * 24 + 10) * 3_600_000 + (0 if landsat else 1_800_000),
             grids=self._landsat_grids() if landsat else self._sentinel_grids(),
             sun=(40.0, 150.0),
-            view=(0.0, 0.0),
+            view=(float("nan"),) * 2 if landsat else (0.0, 0.0),  # Landsat's metadata do not tell
         )
 
     def _sentinel_grids(self) -> dict[str, Grid]:

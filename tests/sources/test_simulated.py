@@ -48,13 +48,30 @@ def test_what_the_sensors_see_is_the_truth_at_their_own_pixel_centres(level):
     grid = sentinel.grids["swir1"].window(3, 5, 30, 40)
     east, north = grid.left + 20 * (np.arange(40) + 0.5), grid.top - 20 * (np.arange(30) + 0.5)
     truth = source.truth(east, north[:, None], "swir1", sensors.MSI["swir1"].sigma)
-    np.testing.assert_allclose(source.read(sentinel, ["swir1"], grid).values[..., 0], truth, atol=1e-6)
+    np.testing.assert_allclose(source.read(sentinel, ["swir1"], grid).values[..., 0], truth, atol=5.01e-5)
 
     grid = landsat.grids["blue"].window(20, 30, 25, 35)
     east, north = grid.left + 30 * (np.arange(35) + 0.5), grid.top - 30 * (np.arange(25) + 0.5) + 1e7
     truth = source.truth(east + 4, north[:, None] - 7, "blue", sensors.OLI["blue"].sigma)[..., None]
     truth = sentinel_to_landsat(["blue"], level, "SENTINEL_2A").apply(truth)
-    np.testing.assert_allclose(source.read(landsat, ["blue"], grid).values, truth, atol=1e-6)
+    np.testing.assert_allclose(source.read(landsat, ["blue"], grid).values, truth, atol=1e-6 if level == "toa" else 1.38e-5)
+
+
+def test_values_come_in_the_steps_of_the_products_digital_numbers():
+    landsat, sentinel = SimulatedSource(level="sr").pairs()[0]
+    for scene, scale, offset in ((landsat, 2.75e-5, -0.2), (sentinel, 1e-4, 0.0)):
+        grid = scene.grids["red"].window(9, 9, 40, 40)
+        dn = (SimulatedSource(level="sr").read(scene, ["red"], grid).values.astype(float) - offset) / scale
+        np.testing.assert_allclose(dn, np.rint(dn), atol=2e-3)
+
+
+def test_a_20_m_pixel_is_cloud_where_one_of_its_10_m_pixels_is():
+    source = SimulatedSource(clouds=0.6, size=SIZE)
+    scene = source.pairs()[0][1]
+    fine, coarse = (source.read(scene, [band], scene.grids[band]) for band in ("red", "swir1"))
+    height, width = coarse.clear.shape
+    assert not coarse.clear.all()
+    np.testing.assert_array_equal(coarse.clear, fine.clear.reshape(height, 2, width, 2).all(axis=(1, 3)))
 
 
 def test_content_does_not_depend_on_the_window():
@@ -90,7 +107,7 @@ def test_clouds_are_bright_masked_and_stay_or_move():
         disagreement = (clear[0] != clear[1]).mean()
         assert (disagreement > 0.05) if moves else (disagreement < 0.03)
     raster = source.read(sentinel, ["red"], sentinel.grids["red"])
-    assert (raster.values[raster.valid & ~raster.clear] == np.float32(CLOUD)).all()
+    np.testing.assert_allclose(raster.values[raster.valid & ~raster.clear], CLOUD, atol=1e-6)
     assert raster.values[raster.clear].max() < 0.4
 
 
