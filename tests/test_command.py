@@ -32,7 +32,9 @@ def test_the_flags_written_repeat_the_run(tmp_path):
     assert (_SIZE.value, _NAME.value) == (7, "a b")
 
 
-def test_a_users_mistake_ends_in_one_line_and_status_2(capsys):
+def test_a_users_mistake_ends_in_one_line_and_status_2(capsys, monkeypatch):
+    monkeypatch.setattr(command.logging, "basicConfig", lambda **_: None)  # it would outlive the test
+
     def main():
         raise SceneError("the file is missing. Received: path='x'")
 

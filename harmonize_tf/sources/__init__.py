@@ -114,11 +114,11 @@ def read_onto(source: SceneSource, scene: Scene, bands: Sequence[str], grid: Gri
     for native in dict.fromkeys(scene.grids[band] for band in bands):
         group = [band for band in bands if scene.grids[band] == native]
         raster = source.read(scene, group, _native_window(native, grid))
-        # One warp carries the values with the data mask, a second the mask of clear pixels.
         warped, group_valid = geometry.warp(raster.values, raster.valid, raster.grid, grid)
         values[..., [bands.index(band) for band in group]] = warped
         valid &= group_valid
-        clear &= geometry.warp(raster.values[..., :0], raster.clear, raster.grid, grid)[1]
+        if not np.array_equal(raster.clear, raster.valid):
+            clear &= geometry.warp(raster.values[..., :0], raster.clear, raster.grid, grid)[1]
     values[~valid] = 0.0
     return Raster(values, valid, valid & clear, grid)
 
