@@ -16,11 +16,11 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import tensorflow as tf
 
-from harmonize_tf import degradation, radiometry, records
+from harmonize_tf import degradation, radiometry, records, sensors
 from harmonize_tf.errors import DatasetError, RecordError
 from harmonize_tf.geometry import CELL
 
@@ -176,14 +176,14 @@ def paired(info: DatasetInfo, split: str, *, batch: int, pan: bool) -> tf.data.D
 def training(
     info: DatasetInfo, *, batch: int, crop: int, pan: bool, seed: int, start: int = 0, split: str = "train"
 ) -> tf.data.Dataset:
-    """Endless shuffled, cropped and turned patches. What batch number k holds depends on the arguments alone.
+    """Endless shuffled, cropped, turned and relit patches. What batch number k holds depends on the arguments alone.
 
     Args:
       info: the records.
       batch: patches in a batch.
       crop: side of the random crops, 30 m pixels; crops are aligned to 30 m cells.
       pan: whether the panchromatic band is read.
-      seed: of the order, the crops and the symmetries.
+      seed: of the order, the crops, the symmetries and the light.
       start: number of the first batch; a resumed training continues where it was.
       split: the split to read.
 
@@ -213,7 +213,9 @@ def training(
 
     def augmented(index: tf.Tensor, serialized: tf.Tensor) -> tuple[Tensors, Tensors]:
         where, which, light = tf.unstack(tf.random.experimental.stateless_split([seed, index], 3))
-        return relit(turned(cropped(_pair(info, serialized, pan), crop, where), which), info.bandpass, light)
+        return relit(
+            turned(cropped(_pair(info, serialized, pan), crop, where), which), info.bands, info.bandpass, light
+        )
 
     serialized = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_pass).skip(begun)
     patches = serialized.enumerate(start * batch).map(augmented, tf.data.AUTOTUNE, deterministic=True)
@@ -240,21 +242,27 @@ def turned(pair: tuple[Tensors, Tensors], seed: tf.Tensor) -> tuple[Tensors, Ten
     return tuple({name: symmetric(x, symmetry) for name, x in side.items()} for side in pair)
 
 
-def relit(pair: tuple[Tensors, Tensors], bandpass: radiometry.Bandpass, seed: tf.Tensor) -> tuple[Tensors, Tensors]:
+def relit(
+    pair: tuple[Tensors, Tensors], bands: Sequence[str], bandpass: radiometry.Bandpass, seed: tf.Tensor
+) -> tuple[Tensors, Tensors]:
     """A pair of unbatched dicts under another light: one gain for all, and an offset for each band, as haze gives.
 
-    Blur and band-pass are linear, so that what comes out is again a pair. Without it a network takes the brightness of
-    the few scenes that it was shown for granted, and draws a pattern of three rows over a brighter one.
+    Blur and band-pass are linear and the panchromatic band gets the offset of the bands that it covers, so that what
+    comes out is again a pair. Without it a network takes the brightness of the few scenes that it was shown for
+    granted, and draws a pattern of three rows over a brighter one.
     """
-    draws = tf.random.stateless_uniform([len(bandpass.slope) + 2], seed)
+    draws = tf.random.stateless_uniform([len(bands) + 1], seed)
     gain, (darkest, brightest) = GAIN ** (2 * draws[0] - 1), OFFSETS
     offset = darkest + (brightest - darkest) * draws[1:]
     inputs, targets = dict(pair[0]), dict(pair[1])
-    inputs["landsat_ms"] = gain * inputs["landsat_ms"] + offset[1:]
+    inputs["landsat_ms"] = gain * inputs["landsat_ms"] + offset
     if "landsat_pan" in inputs:
-        inputs["landsat_pan"] = gain * inputs["landsat_pan"] + offset[0]
+        weights = sensors.pan_weights()
+        inputs["landsat_pan"] = gain * inputs["landsat_pan"] + tf.add_n(
+            [weights[band] * offset[bands.index(band)] for band in weights]
+        )
     from_sentinel = bandpass.inverse()
-    targets["sentinel_ms"] = bandpass.apply(gain * from_sentinel.apply(targets["sentinel_ms"]) + offset[1:])
+    targets["sentinel_ms"] = bandpass.apply(gain * from_sentinel.apply(targets["sentinel_ms"]) + offset)
     return inputs, targets
 
 

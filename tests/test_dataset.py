@@ -219,13 +219,19 @@ def test_fewer_records_than_declared_are_told(tmp_path):
 
 
 def test_another_light_leaves_a_pair_a_pair():
-    bandpass = radiometry.landsat_to_sentinel(("blue", "green", "red"), "sr", "SENTINEL_2A")
+    bands = ("blue", "green", "red")
+    bandpass = radiometry.landsat_to_sentinel(bands, "sr", "SENTINEL_2A")
     ms = np.random.default_rng(0).uniform(0, 0.4, (4, 4, 3)).astype(np.float32)
-    pan = ms.mean(-1, keepdims=True).repeat(2, 0).repeat(2, 1)
+
+    def pan_of(visible):  # what the panchromatic band would see
+        return visible @ np.float32([sensors.pan_weights()[band] for band in bands])
+
+    pan = pan_of(ms)[..., None].repeat(2, 0).repeat(2, 1)
     pair = ({"landsat_ms": ms, "landsat_pan": pan}, {"sentinel_ms": bandpass.apply(ms.repeat(3, 0).repeat(3, 1))})
-    lights = [dataset.relit(pair, bandpass, [seed, 0]) for seed in range(20)]
+    lights = [dataset.relit(pair, bands, bandpass, [seed, 0]) for seed in range(20)]
     for inputs, targets in lights:
-        seen = inputs["landsat_ms"].numpy().repeat(3, 0).repeat(3, 1)
-        np.testing.assert_allclose(targets["sentinel_ms"], bandpass.apply(seen), atol=1e-5)
+        seen = inputs["landsat_ms"].numpy()
+        np.testing.assert_allclose(inputs["landsat_pan"][::2, ::2, 0], pan_of(seen), atol=1e-5)
+        np.testing.assert_allclose(targets["sentinel_ms"], bandpass.apply(seen.repeat(3, 0).repeat(3, 1)), atol=1e-5)
     gains = [float(np.ptp(inputs["landsat_pan"]) / np.ptp(pan)) for inputs, _ in lights]
     assert 1 / 3 <= min(gains) < 0.7 and 1.5 < max(gains) <= 3.0
