@@ -21,8 +21,9 @@ harmonize_tf.errors harmonize_tf.geometry harmonize_tf.manifest harmonize_tf.met
 harmonize_tf.pairing harmonize_tf.pansharpen harmonize_tf.patches harmonize_tf.products harmonize_tf.quality
 harmonize_tf.quicklook harmonize_tf.radiometry harmonize_tf.records harmonize_tf.sensors harmonize_tf.sources
 harmonize_tf.sources.degraded harmonize_tf.sources.geotiff harmonize_tf.sources.samples
-harmonize_tf.sources.simulated harmonize_tf.tiling harmonize_tf.workflow beam_jobs.export_pairs
-beam_jobs.options beam_jobs.plan beam_jobs.shards beam_jobs.transforms
+harmonize_tf.sources.simulated harmonize_tf.tiling harmonize_tf.workflow harmonize_tf.sources.earth_engine
+harmonize_tf.testing.earth_engine_emulator beam_jobs.export_pairs beam_jobs.options beam_jobs.plan
+beam_jobs.shards beam_jobs.transforms
 """.split()
 
 

@@ -172,7 +172,7 @@ class SimulatedSource:
         return sentinel_to_landsat([band], self.level, "SENTINEL_2A").apply(truth[..., None])[..., 0]
 
     def _cloud(self, scene: Scene, east: np.ndarray, north: np.ndarray, pixel: float) -> np.ndarray:
-        """Whether there is a cloud: a disc in some of the cells. A 20 m pixel is cloud where one of its 10 m pixels is."""
+        """Whether there is a cloud, a disc in some of the cells: at 20 m, whether one of the four 10 m pixels is."""
         shape = np.broadcast_shapes(east.shape, north.shape)
         if self.clouds and pixel == 20:
             corners = [(x, y) for x in (-5, 5) for y in (-5, 5)]
