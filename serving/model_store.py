@@ -131,8 +131,8 @@ class ModelStore:
             for name in self._models:
                 try:
                     self._update(name)
-                except OSError as error:  # a folder that goes away while it is listed
-                    _log.warning("%s: %s", name, error)
+                except Exception:  # such as a folder that goes away while it is listed; the next poll tries again
+                    _log.exception("%s cannot be looked at for new versions", name)
 
     def _update(self, name: str) -> None:
         """Loads the newest version on disk if it is not loaded yet, then drops the others."""

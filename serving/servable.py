@@ -61,7 +61,7 @@ class Servable:
         except Exception as error:  # OSError, RuntimeError, tf.errors, protobuf's: the loader's errors share no base
             self._session.close()
             raise ModelError(
-                f"the SavedModel cannot be loaded ({str(error).splitlines()[0]}). Received: {path}. Export it again "
+                f"the SavedModel cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}). Received: {path}. Export it again "
                 "with `harmonize push`."
             ) from error
 

@@ -142,6 +142,37 @@ def test_a_newer_version_does_not_wait_for_a_broken_one(store, base_path):
     wait_until(lambda: (3, State.AVAILABLE) in states(store))
 
 
+def test_a_loader_that_fails_without_a_message_does_not_end_reloading(store, base_path, monkeypatch):
+    truth = tf.compat.v1.saved_model.load
+
+    def load(session, tags, path):
+        if path.endswith("/2"):
+            raise MemoryError
+        return truth(session, tags, path)
+
+    monkeypatch.setattr(tf.compat.v1.saved_model, "load", load)
+    add_version(base_path, 2)
+    wait_until(lambda: states(store) == [(2, State.END), (1, State.AVAILABLE)])
+    assert "MemoryError()" in store.status("m")[0][2]
+    add_version(base_path, 3)
+    wait_until(lambda: (3, State.AVAILABLE) in states(store))
+
+
+def test_an_unforeseen_error_while_looking_for_versions_does_not_end_reloading(store, base_path, monkeypatch, caplog):
+    truth = ModelStore._load
+
+    def load(self, name, number, path):
+        if number == 2:
+            raise RuntimeError("unforeseen")
+        truth(self, name, number, path)
+
+    monkeypatch.setattr(ModelStore, "_load", load)
+    add_version(base_path, 2)
+    wait_until(lambda: "unforeseen" in caplog.text)
+    add_version(base_path, 3)
+    wait_until(lambda: (3, State.AVAILABLE) in states(store))
+
+
 def test_removing_the_newest_version_brings_back_the_one_before(store, base_path):
     add_version(base_path, 2)
     wait_until(lambda: states(store) == [(2, State.AVAILABLE), (1, State.END)])
