@@ -1,13 +1,10 @@
 """Apache Beam jobs: export of paired patches."""
 
 import logging
-import logging
 import os
 
 # Jobs work on many patches at once; numpy's own threads, started when it is imported, would only be in the way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Beam warns on import that BigQuery's clients are missing; nothing here uses them.
 logging.getLogger().addFilter(lambda record: "apitools not found" not in record.getMessage())
-
-# Beam says at import which extras it lacks for BigQuery, which nothing here uses.
 logging.getLogger("apache_beam.io.gcp.bigquery").setLevel(logging.ERROR)
