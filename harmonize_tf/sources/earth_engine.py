@@ -14,6 +14,7 @@ from typing import Any
 
 import ee
 import numpy as np
+import rasterio.warp
 
 from harmonize_tf import pairing, quality, radiometry, sensors
 from harmonize_tf.errors import FlagError, PermanentError, SceneError
@@ -131,7 +132,11 @@ class EarthEngineSource:
         tiles: dict[Grid, list[Scene]] = {}
         for scene in self.listing.sentinel:
             tiles.setdefault(scene.grid, []).append(scene)
-        found = [pair for tile in tiles.values() for pair in pairing.pair(self.listing.landsat, tile, self.max_days)]
+        landsat = np.array(self.listing.landsat, object)
+        boxes = np.array([_degrees(scene.grid) for scene in landsat]).reshape(-1, 4)
+        found = []
+        for grid, scenes in tiles.items():
+            found += pairing.pair(landsat[_meet(boxes, _degrees(grid))], scenes, self.max_days)
         if not found:
             raise SceneError(
                 "no Landsat and Sentinel-2 scenes belong together; widen the region, the dates, --max_days or "
@@ -201,6 +206,18 @@ class EarthEngineSource:
             halves = (window.window(row, 0, height, centre), window.window(row, centre, height, columns - centre))
             strips.append(np.concatenate([self._pixels(wanted, half) for half in halves], axis=1))
         return np.concatenate(strips, axis=0)
+
+
+def _degrees(grid: Grid) -> tuple[float, float, float, float]:
+    """West, south, east and north; all longitudes across the antimeridian."""
+    west, south, east, north = rasterio.warp.transform_bounds(grid.crs, "EPSG:4326", *grid.bounds)
+    return (west, south, east, north) if west <= east else (-180.0, south, 180.0, north)
+
+
+def _meet(boxes: np.ndarray, box: tuple[float, float, float, float]) -> np.ndarray:
+    """Which of many boxes [n, 4] may meet another: the few that are worth an exact look."""
+    west, south, east, north = boxes.T
+    return (west <= box[2]) & (east >= box[0]) & (south <= box[3]) & (north >= box[1])
 
 
 def _request(wanted: Mapping[str, Sequence[str]], window: Grid) -> dict[str, Any]:

@@ -147,7 +147,8 @@ class Client:
             pause = min(LONGEST_PAUSE, PAUSE * 2**before) * random.uniform(0.5, 1.0)
         waited = begin - asked + (pause if outcome == "refused" else 0.0)
         self._report(Attempt(outcome, end - begin, self._transport.received, waited))
-        time.sleep(pause)
+        if pause:  # sleeping for 0 s gives the processor away
+            time.sleep(pause)
         return outcome, result
 
     def _report(self, attempt: Attempt) -> None:

@@ -29,6 +29,7 @@ from typing import Any
 from absl import flags
 
 from harmonize_tf import command
+from harmonize_tf.errors import FlagError
 from harmonize_tf.sources import SceneSource
 from harmonize_tf.sources.simulated import SimulatedSource
 from harmonize_tf.testing import ee_images
@@ -266,7 +267,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.parse(FLAGS, argv)
     source = SimulatedSource(seed=_SEED.value, level=_LEVEL.value, clouds=_CLOUDS.value)
     limits = Limits(concurrent=_CONCURRENT.value)
-    with Emulator(source, port=_PORT.value, limits=limits, latency=_LATENCY_MS.value / 1000) as emulator:
+    try:
+        server = Emulator(source, port=_PORT.value, limits=limits, latency=_LATENCY_MS.value / 1000)
+    except (OSError, OverflowError) as error:
+        raise FlagError(
+            f"the port cannot be used ({error}); choose another one, or 0. Received: {_PORT.value}"
+        ) from error
+    with server as emulator:
         print(emulator.url, flush=True)
         threading.Event().wait()
 

@@ -162,8 +162,9 @@ def _meet(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
 def _landsat(source: SceneSource, scene: Scene, more: Mapping[str, Any]) -> Asset:
     product = ee_products.product(scene.spacecraft, scene.level)
     bands = _measured(source, scene, product)
-    for name, made in (("QA_PIXEL", _qa_pixel), ("QA_RADSAT", lambda raster: 0 * raster.valid)):
-        bands.append(_made(source, scene, name, np.dtype(np.uint16), made))
+    bands.append(_made(source, scene, "QA_PIXEL", np.dtype(np.uint16), _qa_pixel))
+    nothing = AssetBand("QA_RADSAT", scene.grid, np.dtype(np.uint16), lambda window: np.zeros(window.shape, np.uint16))
+    bands.append(nothing)  # no source tells of saturation
     properties = _properties(scene, {
         "SPACECRAFT_ID": scene.spacecraft,
         "LANDSAT_PRODUCT_ID": scene.product,

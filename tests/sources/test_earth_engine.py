@@ -336,6 +336,7 @@ def test_what_is_denied_is_permanent_and_asked_once(status):
         assert len(emulator.requests("computePixels")) == 1
 
 
+@pytest.mark.filterwarnings("ignore:Your project has exceeded")
 def test_in_restricted_mode_one_request_is_in_flight(caplog):
     with served(SMALL, restricted=True, latency=0.01) as (emulator, source):
         with caplog.at_level("WARNING", "harmonize"):

@@ -12,9 +12,11 @@ import pytest
 from earth_engine import loopback_only  # noqa: F401
 from rasterio.io import MemoryFile
 
+from harmonize_tf.errors import FlagError
 from harmonize_tf.geometry import Grid
 from harmonize_tf.sources import ee_products
 from harmonize_tf.sources.simulated import SimulatedSource
+from harmonize_tf.testing import earth_engine_emulator
 from harmonize_tf.testing.earth_engine_emulator import Emulator
 from harmonize_tf.testing.ee_limits import TOO_MANY, Fault, Limits
 
@@ -264,3 +266,8 @@ def test_the_command_prints_where_it_listens():
     finally:
         process.terminate()
         process.wait()
+
+
+def test_a_port_that_is_taken_is_told(running):
+    with pytest.raises(FlagError, match="port cannot be used"):
+        earth_engine_emulator.main([f"--port={running.url.rpartition(':')[2]}"])
