@@ -25,6 +25,8 @@ class Manifest:
       multiple: pixels of 30 m that a window's origin and size must be multiples of.
       sigma: assumed blur (standard deviation of the Gaussian MTF) per band, pixels of 10 m.
       bandpass: assumed adjustment Landsat -> Sentinel-2.
+      consistency: "exact" where the output, degraded, is the measurement; "none" where that is not promised.
+      nir: Sentinel-2's band behind "nir", "B8" or "B8A".
       schema: version of the records that the signature `tf_example` reads.
       package_version: version of harmonize_tf that exported it.
       provenance: what made it: fingerprint of the trained model, its flags.
@@ -38,6 +40,8 @@ class Manifest:
     multiple: int
     sigma: tuple[float, ...]
     bandpass: Bandpass
+    consistency: str = "none"
+    nir: str = "B8"
     schema: int = 1
     package_version: str = harmonize_tf.__version__
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)

@@ -27,7 +27,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from harmonize_tf import command, records
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.manifest import Manifest
-from harmonize_tf.models.harmonizer import Harmonizer
+from harmonize_tf.models.harmonizer import Harmonizer, load
 from harmonize_tf.sensors import BANDS
 from serving import signatures, tensors
 from serving.local import MANIFEST_FILE
@@ -114,6 +114,8 @@ def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -
         multiple=harmonizer.multiple,
         sigma=tuple(harmonizer.sigma),
         bandpass=harmonizer.bandpass,
+        consistency=harmonizer.consistency,
+        nir=harmonizer.nir,
         schema=records.SCHEMA,
         provenance=provenance,
     )
@@ -126,10 +128,10 @@ def _check_successor(manifest: Manifest, directory: pathlib.Path) -> None:
     if path is None or not path.is_file():
         return
     last = Manifest.from_json(path.read_bytes())
-    for field in ("bands", "level", "uses_pan"):
+    for field in ("bands", "level", "uses_pan", "consistency", "nir"):
         if getattr(last, field) != getattr(manifest, field):
             raise ModelError(
-                f"a new version must take the same input as the last one, whose {field} is {getattr(last, field)}. "
+                f"a new version must be of the last one's kind, whose {field} is {getattr(last, field)}. "
                 f"Received: {field}={getattr(manifest, field)}. Export it into a folder of its own instead of "
                 f"{directory}."
             )
@@ -183,21 +185,6 @@ def _verify(path: pathlib.Path) -> None:
         raise ModelError(f"the exported model fails its verification ({ended}): {lines[-1]}")
 
 
-def load(path: str | os.PathLike) -> Harmonizer:
-    """Reads a trained model, in Keras's safe mode.
-
-    Raises:
-      ModelError: it is missing or cannot be read.
-    """
-    try:
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises ValueError, OSError, TypeError, KeyError or zipfile's own
-        raise ModelError(
-            f"the trained model cannot be read ({str(error).splitlines()[0] if str(error) else error!r}). "
-            f"Received: model={os.fspath(path)}. Give the model.keras that `harmonize train` wrote."
-        ) from error
-
-
 def _provenance(path: pathlib.Path) -> dict[str, str]:
     """Fingerprint and flags of a trained model."""
     flags_file = path.parent / "flags.txt"
@@ -206,7 +193,11 @@ def _provenance(path: pathlib.Path) -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Exports a trained model and prints the version's folder."""
+    """Exports a trained model and prints the version's folder.
+
+    Raises:
+      HarmonizeError: the model cannot be read or does not fit the folder, or nothing can be written there.
+    """
     command.parse(FLAGS, argv)
     if not _MODEL.value or not _SERVING_DIR.value:
         raise FlagError(
@@ -215,7 +206,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     harmonizer = load(_MODEL.value)
     provenance = _provenance(pathlib.Path(_MODEL.value))
-    path = export_harmonizer(harmonizer, _SERVING_DIR.value, provenance=provenance, warmup_size=_WARMUP_SIZE.value)
+    serving_dir = _SERVING_DIR.value
+    try:
+        path = export_harmonizer(harmonizer, serving_dir, provenance=provenance, warmup_size=_WARMUP_SIZE.value)
+    except (OSError, tf.errors.OpError) as error:
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise FlagError(
+            f"the version cannot be written there ({reason}). Received: serving_dir={serving_dir}. Give a folder that "
+            "may be written to, on a disk with space left."
+        ) from error
     print(f"{path}: exported and verified")
 
 

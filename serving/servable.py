@@ -60,9 +60,9 @@ class Servable:
             self._warm_up()
         except Exception as error:  # OSError, RuntimeError, tf.errors, protobuf's: the loader's errors share no base
             self._session.close()
+            reason = (str(error) or repr(error)).splitlines()[0]
             raise ModelError(
-                f"the SavedModel cannot be loaded ({(str(error) or repr(error)).splitlines()[0]}). Received: {path}. Export it again "
-                "with `harmonize push`."
+                f"the SavedModel cannot be loaded ({reason}). Received: {path}. Export it again with `harmonize push`."
             ) from error
 
     def predict(

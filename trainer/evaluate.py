@@ -7,7 +7,6 @@ prints a table and leaves RUN/evaluation/metrics.json. `harmonize_tf.metrics.fid
 
 import json
 import logging
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -24,7 +23,7 @@ from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.metrics.fidelity import Fidelity, FidelityMeter
 from harmonize_tf.models.baselines import BASELINES, build_baseline
-from harmonize_tf.models.harmonizer import Harmonizer
+from harmonize_tf.models.harmonizer import Harmonizer, load
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -48,7 +47,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     info = DatasetInfo.load(FLAGS.data)
     models = {name: build_baseline(name, info.bands, info.level, info.pan, info.bandpass) for name in BASELINES}
     for path in FLAGS.model:
-        model = load(path, info)
+        model = load(path)
+        _check_suits(model, path, info)
         models[_unused(model.name, models)] = model
     with dataset.damage_named(info, FLAGS.split):
         figures = measure(models, info, FLAGS.split, FLAGS.batch)
@@ -57,33 +57,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     _log.info("%s: %d patches of %s", path, info.counts[FLAGS.split], info.directory / FLAGS.split)
 
 
-def load(path: str | os.PathLike, info: DatasetInfo) -> Harmonizer:
-    """Reads a trained model, in safe mode, and sees that it suits the data.
-
-    Raises:
-      ModelError: it is missing, damaged or no Harmonizer, or made for other bands, another level or with a
-        panchromatic band that the data lacks.
-    """
-    if not os.path.isfile(path):
-        raise ModelError(f"expected a model.keras as `harmonize train` writes it. Received: model={path}")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-    except Exception as error:  # Keras raises many kinds, none of its own
-        reason = repr(error)[:120]
-        raise ModelError(f"this model cannot be read ({reason}); train it again. Received: model={path}") from error
-    if not isinstance(model, Harmonizer):
-        raise ModelError(f"expected a Harmonizer. Received: model={path}, {type(model).__name__}")
+def _check_suits(model: Harmonizer, path: str, info: DatasetInfo) -> None:
+    """Raises ModelError where a model is made for other bands, another level or a panchromatic band that is lacking."""
     if (model.bands, model.level) != (info.bands, info.level):
         raise ModelError(
             f"{path} is made for bands {','.join(model.bands)} at level {model.level}; evaluate it on such records. "
             f"Received: bands={','.join(info.bands)}, level={info.level} in {info.directory}"
+        )
+    if "nir" in model.bands and model.nir != info.nir:
+        raise ModelError(
+            f"{path} is made for nir from Sentinel-2's {model.nir}; evaluate it on records exported with "
+            f"--nir={model.nir}. Received: nir={info.nir} in {info.directory}"
         )
     if model.uses_pan and not info.pan:
         raise ModelError(
             f"{path} needs the panchromatic band; evaluate it on records that hold it, or train with --nopan. "
             f"Received: {info.directory} without it"
         )
-    return model
 
 
 def measure(models: Mapping[str, keras.Model], info: DatasetInfo, split: str, batch: int) -> dict[str, Fidelity]:

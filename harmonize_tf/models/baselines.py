@@ -1,24 +1,21 @@
 """What a trained model has to beat, under the Harmonizer's contract: nearest, bicubic, bandpass, pansharpen."""
 
-import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import keras
 import tensorflow as tf
 from absl import logging
 
-from harmonize_tf import pansharpen, sensors
-from harmonize_tf.degradation import FACTOR, cubic_weights, gaussian_weights, pair_grid_sigma
+from harmonize_tf import pansharpen
+from harmonize_tf.degradation import FACTOR, cubic_weights, gaussian_weights
 from harmonize_tf.errors import ModelError
 from harmonize_tf.models.harmonizer import Bicubic, Inputs, Landsat, prepare
-from harmonize_tf.models.layers import PACKAGE, Polyphase, repeat_pixels, resample
+from harmonize_tf.models.layers import Polyphase, repeat_pixels, resample
 from harmonize_tf.radiometry import Bandpass
 
 BASELINES = ("nearest", "bicubic", "bandpass", "pansharpen")
 
 
-@keras.saving.register_keras_serializable(package=PACKAGE)
 class Baseline(keras.Model):
     """A Harmonizer without anything to train and without the consistency step.
 
@@ -33,22 +30,19 @@ class Baseline(keras.Model):
     Attributes:
       halo: pixels of 30 m that exact tiling needs as context on each side.
       multiple: 1: a window may start anywhere.
-      sigma: blur per band that Sentinel-2 is compared with Landsat under, pixels of 10 m.
 
     Raises:
       ModelError: there is no such method.
     """
 
-    def __init__(
-        self, method: str, bands: Sequence[str], level: str, uses_pan: bool, bandpass: Bandpass, **kwargs: Any
-    ) -> None:
+    def __init__(self, method: str, bands: Sequence[str], level: str, uses_pan: bool, bandpass: Bandpass) -> None:
         if method not in BASELINES:
             raise ModelError(
                 f"The baselines are {', '.join(BASELINES)}. Received: name={method!r}. Choose one of them."
             )
-        super().__init__(autocast=False, **{"name": method, **kwargs})
+        super().__init__(autocast=False, name=method)
         self.method, self.bands, self.level = method, tuple(bands), level
-        self.sigma, self.multiple = pair_grid_sigma(sensors.blur_sigma(bands)), 1
+        self.multiple = 1
         self.uses_pan = uses_pan and method == "pansharpen"
         if method == "pansharpen" and not uses_pan:
             logging.warning("pansharpen: there is no panchromatic band, so this baseline is the same as bandpass")
@@ -76,22 +70,6 @@ class Baseline(keras.Model):
         pan = resample(landsat.pan, at_15m, self._pan_to_10m, self._pan_to_10m)
         seen = resample(landsat.pan, at_15m, self._pan_to_30m, self._pan_to_30m)
         return pansharpen.sharpen(ms, pan, self._pan_bicubic(seen, landsat.valid), self.bands)
-
-    def get_config(self) -> dict[str, Any]:
-        """Returns the arguments, as JSON has them."""
-        names = ("method", "level", "uses_pan")
-        return {
-            **super().get_config(),
-            **{name: getattr(self, name) for name in names},
-            "bands": list(self.bands),
-            "bandpass": dataclasses.asdict(self.bandpass),
-        }
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "Baseline":
-        """Makes a model from `get_config`'s answer."""
-        b = config["bandpass"]
-        return cls(**{**config, "bandpass": Bandpass(tuple(b["slope"]), tuple(b["offset"]), b["source"])})
 
 
 def build_baseline(name: str, bands: Sequence[str], level: str, uses_pan: bool, bandpass: Bandpass) -> Baseline:

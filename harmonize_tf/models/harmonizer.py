@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from harmonize_tf.radiometry import Bandpass
 Inputs = Mapping[str, tf.Tensor]
 
 CONSISTENCY = ("exact", "none")
+NIR = ("B8", "B8A")
 SCALES = (3, 2)
 
 
@@ -116,6 +118,7 @@ class Harmonizer(keras.Model):
       blocks: residual blocks of the network.
       filters: channels of the network.
       consistency: "exact", or "none" as in the article.
+      nir: Sentinel-2's band behind "nir", "B8" or "B8A"; recorded.
 
     Attributes:
       halo: pixels of 30 m that exact tiling needs as context on each side.
@@ -140,10 +143,12 @@ class Harmonizer(keras.Model):
         blocks: int = 16,
         filters: int = 64,
         consistency: str = "exact",
+        nir: str = "B8",
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
-        self.bands, self.level, self.uses_pan, self.bandpass = tuple(bands), level, uses_pan, bandpass
+        self.bands, self.level, self.nir = tuple(bands), level, nir
+        self.uses_pan, self.bandpass = uses_pan, bandpass
         self.sigma, self.mean, self.std = (tuple(map(float, x)) for x in (sigma, mean, std))
         self.pan_mean, self.pan_std = float(pan_mean), float(pan_std)
         self.scale, self.blocks, self.filters, self.consistency = scale, blocks, filters, consistency
@@ -183,7 +188,7 @@ class Harmonizer(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, as JSON has them."""
-        names = ("level", "uses_pan", "pan_mean", "pan_std", "scale", "blocks", "filters", "consistency")
+        names = ("level", "uses_pan", "pan_mean", "pan_std", "scale", "blocks", "filters", "consistency", "nir")
         lists = ("bands", "sigma", "mean", "std")
         return {
             **super().get_config(),
@@ -214,9 +219,27 @@ class Harmonizer(keras.Model):
             ("pan_std", self.pan_std > 0, "positive"),
             ("scale", self.scale in SCALES, f"one of {SCALES}"),
             ("consistency", self.consistency in CONSISTENCY, f"one of {CONSISTENCY}"),
+            ("nir", self.nir in NIR, f"one of {NIR}"),
             ("blocks", self.blocks >= 0, "not negative"),
             ("filters", self.filters >= 1, "positive"),
         )
         for name, holds, rule in rules:
             if not holds:
                 raise ModelError(f"{name} must be {rule}. Received: {name}={getattr(self, name)}. Change it.")
+
+
+def load(path: str | os.PathLike) -> Harmonizer:
+    """Reads a trained model, in Keras's safe mode.
+
+    Raises:
+      ModelError: it is missing, damaged or no Harmonizer.
+    """
+    remedy = f"Received: model={os.fspath(path)}. Give the model.keras that `harmonize train` wrote."
+    try:
+        model = keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras raises ValueError, OSError, TypeError, KeyError or zipfile's own
+        reason = (str(error) or repr(error)).splitlines()[0]
+        raise ModelError(f"the trained model cannot be read ({reason}). {remedy}") from error
+    if not isinstance(model, Harmonizer):
+        raise ModelError(f"expected a Harmonizer, found a {type(model).__name__}. {remedy}")
+    return model

@@ -1,4 +1,3 @@
-import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -54,13 +53,11 @@ def test_pansharpening_without_a_panchromatic_band_is_bandpass(bandpass, make_in
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_baselines_keep_the_harmonizers_contract(name, bandpass, make_inputs, tmp_path):
+def test_baselines_keep_the_harmonizers_contract(name, bandpass, make_inputs):
     model, inputs = build_baseline(name, BANDS, "sr", True, bandpass), make_inputs(20, 20, 0.1)
-    assert (model.bands, model.level, model.multiple, len(model.sigma)) == (BANDS, "sr", 1, 3)
+    assert (model.bands, model.level, model.multiple) == (BANDS, "sr", 1)
     output = model(inputs)
     assert output.shape == (1, 60, 60, 3) and output.dtype == tf.float32 and np.isfinite(output).all()
-    model.save(tmp_path / "model.keras")
-    np.testing.assert_array_equal(keras.saving.load_model(tmp_path / "model.keras")(inputs), output)
 
 
 @pytest.mark.parametrize("name", BASELINES)

@@ -6,7 +6,7 @@ import tensorflow as tf
 from harmonize_tf.degradation import degrade
 from harmonize_tf.errors import ModelError
 from harmonize_tf.models.consistency import Consistency
-from harmonize_tf.models.harmonizer import Harmonizer, prepare
+from harmonize_tf.models.harmonizer import Harmonizer, load, prepare
 from harmonize_tf.radiometry import Bandpass
 
 
@@ -98,12 +98,23 @@ def test_a_gap_in_the_panchromatic_band_is_filled_from_green_and_red(make_inputs
 @pytest.mark.parametrize("scale", [3, 2])
 @pytest.mark.parametrize("uses_pan", [True, False])
 def test_a_saved_model_comes_back_whole(make_harmonizer, make_inputs, tmp_path, scale, uses_pan):
-    model, inputs = make_harmonizer(scale=scale, uses_pan=uses_pan), make_inputs(9, 7, 0.1)
+    model, inputs = make_harmonizer(scale=scale, uses_pan=uses_pan, nir="B8A"), make_inputs(9, 7, 0.1)
     model.save(tmp_path / "model.keras")
-    again = keras.saving.load_model(tmp_path / "model.keras", safe_mode=True)
+    again = load(tmp_path / "model.keras")
     assert again.get_config() == model.get_config()
+    assert again.nir == "B8A"
     assert (again.bandpass, again.sigma, again.halo) == (model.bandpass, model.sigma, model.halo)
     np.testing.assert_array_equal(again(inputs), model(inputs))
+
+
+def test_a_file_that_holds_no_harmonizer_is_refused_with_the_remedy(tmp_path):
+    (tmp_path / "damaged.keras").write_bytes(b"not a zip")
+    for name in ("damaged", "absent"):
+        with pytest.raises(ModelError, match=f"cannot be read .*model={tmp_path}/{name}.keras.*harmonize train"):
+            load(tmp_path / f"{name}.keras")
+    keras.Sequential([keras.Input([4]), keras.layers.Dense(2)]).save(tmp_path / "other.keras")
+    with pytest.raises(ModelError, match="expected a Harmonizer, found a Sequential.*harmonize train"):
+        load(tmp_path / "other.keras")
 
 
 @pytest.mark.parametrize("scale", [3, 2])

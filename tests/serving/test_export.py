@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from harmonize_tf import radiometry, records
+from harmonize_tf import degradation, radiometry, records
 from harmonize_tf.errors import FlagError, ModelError
 from serving import export, signatures, tensors, verify
 from serving.local import LocalPredictor
@@ -77,6 +77,26 @@ def test_reflectance_in_and_out_means_the_same_as_codes(servable, windows, h, w)
     np.testing.assert_allclose(within[known], radiometry.decode(served)[known], atol=0.5e-4 + 1e-6)
 
 
+def test_the_codes_degraded_are_the_measurement_where_they_are_not_clipped(exported, local, windows):
+    """The guarantee of consistency outlives rounding to codes, half of 1e-4 reflectance.
+
+    Values outside what there are codes for, -0.1 to 6.45, are clipped, which voids it there: none are here.
+    """
+    ms, pan = windows(h=40, w=36)
+    ms = np.where(ms == 0, ms, 2000 + ms // 5)
+    out = local.predict(ms, pan)[0]
+    valid = (ms[0] != 0).all(-1)
+    fine = valid.repeat(3, 0).repeat(3, 1)
+    assert 1 < out[fine].min() and out[fine].max() < 65535
+    low, _ = degradation.degrade(radiometry.decode(out), fine, local.manifest.sigma)
+    measured = local.manifest.bandpass.apply(radiometry.decode(ms[0]))
+    np.testing.assert_allclose(low[valid], measured[valid], atol=1e-3)
+    free = exported.harmonizer.__class__.from_config(exported.harmonizer.get_config() | {"consistency": "none"})
+    free.set_weights(exported.harmonizer.get_weights())
+    low, _ = degradation.degrade(radiometry.decode(forward(free)(ms, pan).numpy()[0]), fine, local.manifest.sigma)
+    assert np.abs(low - measured)[valid].max() > 1e-2
+
+
 def test_no_data_marks_its_own_pixels_and_no_others(servable, windows):
     ms, pan = windows(nodata=False)
     ms[0, 4, 6, 2] = 0
@@ -97,6 +117,7 @@ def test_the_manifest_travels_in_the_files_and_as_a_signature(exported, servable
     manifest = LocalPredictor(exported.directory).manifest
     assert manifest.name == "subpixel"
     assert manifest.bands == exported.harmonizer.bands and manifest.bandpass == exported.harmonizer.bandpass
+    assert (manifest.consistency, manifest.nir) == ("exact", "B8")
     answer = servable.predict({"query": np.zeros(3, np.uint8)}, "manifest")["manifest"]
     assert [row.tobytes().decode() for row in answer] == [manifest.to_json()] * 3
 
@@ -232,7 +253,7 @@ def test_only_harmonizers_with_known_bands_in_order_are_exported(make_harmonizer
     assert not (tmp_path / "m").exists()
 
 
-@pytest.mark.parametrize("changes", [{"level": "toa"}, {"uses_pan": False}])
+@pytest.mark.parametrize("changes", [{"level": "toa"}, {"uses_pan": False}, {"consistency": "none"}, {"nir": "B8A"}])
 def test_a_version_with_other_input_does_not_follow_in_the_same_folder(exported, make_harmonizer, changes):
     (field,) = changes
     with pytest.raises(ModelError, match=f"{field} is .* Received: {field}={changes[field]}.*folder of its own"):
@@ -263,6 +284,17 @@ def test_push_tells_what_is_wrong_with_its_flags(tmp_path):
         with pytest.raises(ModelError, match=f"model={path}"):
             export.main([f"--model={path}", f"--serving_dir={tmp_path / 's'}"])
     assert not (tmp_path / "s").exists()
+
+
+def test_push_tells_where_nothing_can_be_written(make_harmonizer, tmp_path):
+    make_harmonizer(uses_pan=False).save(tmp_path / "model.keras")
+    (tmp_path / "file").write_text("kept")
+    for place in (tmp_path / "file", tmp_path / "file" / "m", "/proc/zz"):
+        with pytest.raises(FlagError, match=f"cannot be written there.*serving_dir={place}\\. Give a folder") as raised:
+            export.main([f"--model={tmp_path / 'model.keras'}", f"--serving_dir={place}", "--warmup_size=6"])
+        assert len(str(raised.value).splitlines()) == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "model.keras"]
+    assert (tmp_path / "file").read_text() == "kept"
 
 
 def test_a_folder_without_a_model_is_told(tmp_path):

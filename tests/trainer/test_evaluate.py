@@ -6,21 +6,20 @@ import pytest
 import tiny_examples
 
 from harmonize_tf import radiometry, sensors
-from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import ModelError, RecordError
 from harmonize_tf.metrics.fidelity import FidelityMeter
-from harmonize_tf.models.baselines import BASELINES, build_baseline
+from harmonize_tf.models.baselines import BASELINES
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import evaluate
 
 
-def harmonizer(bands=tiny_examples.BANDS, level="toa", pan=True):
+def harmonizer(bands=tiny_examples.BANDS, level="toa", pan=True, **changes):
     keras.utils.set_random_seed(0)
     bandpass = radiometry.landsat_to_sentinel(bands, level, "SENTINEL_2A")
     ones = (1.0,) * len(bands)
     return Harmonizer(
         bands, level, pan, bandpass, sensors.blur_sigma(bands), (0.25,) * len(bands), ones, blocks=0, filters=4,
-        name="subpixel",
+        name="subpixel", **changes,
     )  # fmt: skip
 
 
@@ -87,23 +86,14 @@ def test_a_model_for_other_data_is_refused(examples, tmp_path):
         evaluate.main([f"--data={examples[0]}", f"--model={rgb}", out])
     with pytest.raises(ModelError, match="at level sr.*Received: .*level=toa"):
         evaluate.main([f"--data={examples[0]}", f"--model={sr}", out])
+    narrow = save(harmonizer(nir="B8A"), tmp_path / "narrow.keras")
+    with pytest.raises(ModelError, match="nir from Sentinel-2's B8A.*Received: nir=B8 "):
+        evaluate.main([f"--data={examples[0]}", f"--model={narrow}", out])
     tiny_examples.write(tmp_path / "nopan", pan=False)
     pan = save(harmonizer(), tmp_path / "pan.keras")
     with pytest.raises(ModelError, match="needs the panchromatic band"):
         evaluate.main([f"--data={tmp_path / 'nopan'}", f"--model={pan}", out])
     assert not (tmp_path / "evaluation").exists()
-
-
-def test_what_is_no_harmonizer_is_refused(examples, tmp_path):
-    info = DatasetInfo.load(examples[0])
-    (tmp_path / "damaged.keras").write_bytes(b"not a zip")
-    with pytest.raises(ModelError, match="cannot be read"):
-        evaluate.load(tmp_path / "damaged.keras", info)
-    with pytest.raises(ModelError, match="as `harmonize train` writes it"):
-        evaluate.load(tmp_path / "absent.keras", info)
-    baseline = build_baseline("nearest", info.bands, info.level, True, info.bandpass)
-    with pytest.raises(ModelError, match="expected a Harmonizer"):
-        evaluate.load(save(baseline, tmp_path / "baseline.keras"), info)
 
 
 def test_a_model_without_the_panchromatic_band_is_measured_on_data_that_has_it(examples, tmp_path):

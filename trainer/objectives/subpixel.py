@@ -33,6 +33,7 @@ def build(config: Config, info: DatasetInfo) -> Harmonizer:
         blocks=config.blocks,
         filters=config.filters,
         consistency=config.consistency,
+        nir=info.nir,
         name=config.model,
     )
 
