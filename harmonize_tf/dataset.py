@@ -30,6 +30,7 @@ SPLITS = ("train", "val", "test")
 PAN_FACTOR = 2  # 15 m pixels along one side of a 30 m cell
 SHUFFLE_BUFFER = 512  # records, 0.3 to 0.5 MB each; shards are read in random order and interleaved besides
 CYCLE = 4  # shards read at once
+AUGMENTATION = 2  # version of `turned` and `relit`; another one makes another training
 GAIN = 3.0  # of the augmentation, this often or a third: a summer scene has about three times a winter scene's contrast
 OFFSETS = (-0.05, 0.10)  # reflectance, of the augmentation: what haze adds to blue at the top of the atmosphere is 0.1
 # What TensorFlow raises on damaged, malformed, missing and too few records.

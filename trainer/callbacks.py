@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from harmonize_tf import degradation, quicklook
 from harmonize_tf.dataset import Tensors
+from harmonize_tf.errors import ModelError
 
 _log = logging.getLogger("harmonize")
 LOG_SECONDS = 15.0  # between two lines where there is no terminal
@@ -33,6 +34,7 @@ class Checkpoints(keras.callbacks.Callback):
     Args:
       directory: RUN/training/checkpoints; the newest state in it is restored right away.
       model: a training model (`harmonizer` in it is what is trained), its optimizer built.
+      learning_rate: its peak, which is named if the training diverges.
 
     Attributes:
       step: optimizer steps done when restored.
@@ -40,8 +42,9 @@ class Checkpoints(keras.callbacks.Callback):
       best_step: when it was reached.
     """
 
-    def __init__(self, directory: pathlib.Path, model: keras.Model) -> None:
+    def __init__(self, directory: pathlib.Path, model: keras.Model, learning_rate: float) -> None:
         super().__init__()
+        self._learning_rate = learning_rate
         self._best, self._best_step = (tf.Variable(value, trainable=False) for value in (math.inf, 0))
         self._best_weights = directory / "best.weights.h5"
         self._checkpoint = tf.train.Checkpoint(
@@ -63,8 +66,18 @@ class Checkpoints(keras.callbacks.Callback):
         return int(self._best_step)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Keeps the weights if they are the best so far, then the state."""
+        """Keeps the weights if they are the best so far, then the state.
+
+        Raises:
+          ModelError: the training has diverged; the state of the round before stays the newest.
+        """
         step = steps_done(self.model)
+        if not math.isfinite(logs["val_rmse"]):
+            raise ModelError(
+                f"the training diverged by step {step}; run it again with a lower --learning_rate: it goes on from the "
+                f"last checkpoint, if there is one (another --model_dir begins anew). "
+                f"Received: learning_rate={self._learning_rate:g}, validation RMSE {logs['val_rmse']}"
+            )
         if logs["val_rmse"] < self.best:
             self._best.assign(logs["val_rmse"])
             self._best_step.assign(step)
@@ -170,4 +183,4 @@ def side_by_side(bands: Sequence[str], images: Sequence[np.ndarray]) -> np.ndarr
     colours = np.stack([image[..., [bands.index(name) for name in quicklook.NATURAL]] for image in images])
     stretches = [quicklook.Stretch.of(target.reshape(-1, 3)) for target in colours[-1]]
     rows = [np.concatenate(s.apply(colours[:, i]), axis=1) for i, s in enumerate(stretches)]
-    return np.rint(255 * np.stack(rows)).astype(np.uint8)
+    return np.rint(255 * np.nan_to_num(np.stack(rows))).astype(np.uint8)  # not finite where a training diverges

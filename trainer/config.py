@@ -13,12 +13,15 @@ import tensorflow as tf
 from harmonize_tf import dataset
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
+from harmonize_tf.models.harmonizer import Harmonizer
 
 IDENTITY_FILE = "training.json"
+STATE = ("checkpoints", "tensorboard")  # folders of a training
 # Two runs in one model_dir must agree on these: another network, other data or another order is another training.
 # Steps, learning rate and how often to validate may change.
 NETWORK = ("model", "scale", "blocks", "filters", "pan", "consistency", "batch", "crop", "seed")
 DATA = ("source", "level", "bands", "nir", "schema", "plan_sha256")
+CONSTANTS = ("sigma", "bandpass", "mean", "std", "pan_mean", "pan_std")  # that the network computes with
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,10 +78,13 @@ class Config:
             raise FlagError(f"with --scale=2 crops have even sizes, 20 m nests in 60 m. Received: crop={config.crop}")
         return config
 
-    def identity(self, info: DatasetInfo) -> dict[str, Any]:
+    def identity(self, info: DatasetInfo, harmonizer: Harmonizer) -> dict[str, Any]:
         """What runs that share a model_dir must have in common, as JSON has it."""
-        data = {name: getattr(info, name) for name in DATA} | {"bands": list(info.bands)}
-        return {name: getattr(self, name) for name in NETWORK} | data
+        data = {name: getattr(info, name) for name in DATA} | {"augmentation": dataset.AUGMENTATION}
+        built = harmonizer.get_config()
+        network = {name: getattr(self, name) for name in NETWORK}
+        # Through JSON, which knows lists but no tuples, so that it equals what is read again.
+        return json.loads(json.dumps(network | data | {name: built[name] for name in CONSTANTS}))
 
     def batches(self, info: DatasetInfo, start: int = 0) -> tf.data.Dataset:
         """The training batches from number `start` on."""
@@ -95,10 +101,19 @@ def claim(model_dir: str | os.PathLike, identity: Mapping[str, Any], overwrite: 
 
     Raises:
       ModelError: another training has been there.
+      FlagError: the folder cannot be made, read or written.
     """
-    model_dir = pathlib.Path(model_dir)
-    path = model_dir / IDENTITY_FILE
-    earlier = _earlier(path)
+    try:
+        _claim(pathlib.Path(model_dir), identity, overwrite)
+    except OSError as error:
+        raise FlagError(
+            f"expected a folder that can be made and written to; give another --model_dir ({error}). "
+            f"Received: model_dir={model_dir}"
+        ) from error
+
+
+def _claim(model_dir: pathlib.Path, identity: Mapping[str, Any], overwrite: bool) -> None:
+    earlier = _earlier(model_dir)
     differing = [] if earlier is None else [name for name in identity if earlier.get(name) != identity[name]]
     if differing and not overwrite:
         was, now = (", ".join(f"{n}={values.get(n)}" for n in differing) for values in (earlier, identity))
@@ -106,22 +121,33 @@ def claim(model_dir: str | os.PathLike, identity: Mapping[str, Any], overwrite: 
             f"{model_dir} holds a training that a run with other data or another network cannot continue; take another "
             f"--model_dir, or --overwrite. There: {was}. Received: {now}"
         )
-    if differing:
-        path.unlink()
-        for name in ("checkpoints", "tensorboard"):
-            shutil.rmtree(model_dir / name, ignore_errors=True)
     model_dir.mkdir(parents=True, exist_ok=True)
+    if differing:
+        _write(model_dir, {})  # what a kill leaves half deleted continues neither training
+        _delete(model_dir)
+    _write(model_dir, identity)
+
+
+def _delete(model_dir: pathlib.Path) -> None:
+    for folder in (model_dir / name for name in STATE):
+        if folder.exists():
+            shutil.rmtree(folder)
+    (model_dir / "model.keras").unlink(missing_ok=True)
+
+
+def _write(model_dir: pathlib.Path, identity: Mapping[str, Any]) -> None:
+    path = model_dir / IDENTITY_FILE
     aside = path.with_name(path.name + ".tmp")
     aside.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n")
     aside.rename(path)
 
 
-def _earlier(path: pathlib.Path) -> Mapping[str, Any] | None:
-    """The identity of the training that has been there; a damaged file is the identity of none."""
+def _earlier(model_dir: pathlib.Path) -> Mapping[str, Any] | None:
+    """The identity of the training that has been there; {} where a file is damaged or gone but its checkpoints stay."""
     try:
-        values = json.loads(path.read_text())
+        values = json.loads((model_dir / IDENTITY_FILE).read_text())
         return values if isinstance(values, dict) else {}
     except FileNotFoundError:
-        return None
-    except (OSError, ValueError):
+        return {} if (model_dir / "checkpoints").exists() else None
+    except ValueError:
         return {}

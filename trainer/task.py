@@ -17,6 +17,7 @@ from harmonize_tf import command, dataset
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError
 from harmonize_tf.models import baselines
+from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import config as config_lib
 from trainer.callbacks import Checkpoints, Progress, Summaries
 from trainer.config import Config
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Trains as the flags say.
 
     Raises:
-      HarmonizeError: flags, data or the model folder do not suit one another, or records are damaged.
+      HarmonizeError: flags, data or the model folder do not suit one another, records are damaged, or it diverges.
     """
     command.parse(FLAGS, argv)
     info = DatasetInfo.load(FLAGS.data)
@@ -69,10 +70,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Both say what is wrong with the data before anything is written.
     config.batches(info)
     validation = dataset.paired(info, "val", batch=config.batch, pan=config.pan)
-    config_lib.claim(config.model_dir, config.identity(info), FLAGS.overwrite)
+    keras.utils.set_random_seed(config.seed)
+    with strategy.scope():
+        harmonizer = OBJECTIVES[config.model].build(config, info)
+    config_lib.claim(config.model_dir, config.identity(info, harmonizer), FLAGS.overwrite)
     command.write_flags(FLAGS, config.model_dir / "flags.txt")
     with dataset.damage_named(info, "val"), dataset.damage_named(info, "train"):
-        train(config, info, strategy, validation)
+        train(config, info, strategy, harmonizer, validation)
 
 
 def replicas() -> tf.distribute.Strategy:
@@ -83,18 +87,22 @@ def replicas() -> tf.distribute.Strategy:
     )
 
 
-def train(config: Config, info: DatasetInfo, strategy: tf.distribute.Strategy, validation: tf.data.Dataset) -> None:
+def train(
+    config: Config,
+    info: DatasetInfo,
+    strategy: tf.distribute.Strategy,
+    harmonizer: Harmonizer,
+    validation: tf.data.Dataset,
+) -> None:
     """Trains from the last checkpoint on, or from the beginning, and writes model.keras."""
     objective = OBJECTIVES[config.model]
-    keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        harmonizer = objective.build(config, info)
         model = objective.Training(harmonizer)
         optimizer = objective.optimizer(config)
         # Before anything else: under a strategy Adam cannot make its variables later.
         optimizer.build(harmonizer.trainable_variables)
         model.compile(optimizer=optimizer)
-    checkpoints = Checkpoints(config.model_dir / "checkpoints", model)
+    checkpoints = Checkpoints(config.model_dir / "checkpoints", model, config.learning_rate)
     baseline = _baseline_rmse(config, info, validation)
     start = model.evaluate(validation, verbose=0, return_dict=True)["rmse"]
     _log.info(

@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import pathlib
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 import tensorflow as tf
 import tiny_examples
 
-from harmonize_tf import degradation, sensors
+from harmonize_tf import dataset, degradation, sensors
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import DatasetError, FlagError, ModelError, RecordError
 from harmonize_tf.models.harmonizer import Harmonizer
@@ -150,6 +152,33 @@ def test_another_network_or_other_data_does_not_continue_a_training(examples, tr
     tiny_examples.write(tmp_path / "examples", bands=sensors.BAND_SETS["rgb"], level="sr")
     with pytest.raises(ModelError, match=r"There: level=toa, bands=.*Received: level=sr, bands="):
         train(tmp_path / "examples", trained)
+
+
+def test_other_constants_or_another_augmentation_do_not_continue_a_training(examples, trained, tmp_path, monkeypatch):
+    shutil.copytree(examples, tmp_path / "examples")
+    path = tmp_path / "examples" / "dataset_info.json"
+    info = json.loads(path.read_text())
+    info["statistics"]["landsat"]["mean"][0] += 0.01
+    path.write_text(json.dumps(info))
+    with pytest.raises(ModelError, match=r"There: mean=\[0\.25, .*\. Received: mean=\[0\.26, "):
+        train(tmp_path / "examples", trained)
+    monkeypatch.setattr(dataset, "AUGMENTATION", dataset.AUGMENTATION + 1)
+    with pytest.raises(ModelError, match=r"There: augmentation=2\. Received: augmentation=3"):
+        train(examples, trained)
+
+
+def test_a_training_that_diverges_says_so_and_goes_on_from_its_last_state_at_a_lower_rate(examples, tmp_path):
+    flags = ["--consistency=none", "--blocks=0"]
+    with pytest.raises(ModelError, match=r"diverged by step 2; .*lower --learning_rate.*learning_rate=1e\+30"):
+        train(examples, tmp_path, *flags, "--learning_rate=1e30", steps=4, every=2)
+    assert not list((tmp_path / "checkpoints").glob("*"))
+    train(examples, tmp_path, *flags, steps=2, every=2)
+    saved = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    with pytest.raises(ModelError, match="diverged by step 4"):
+        train(examples, tmp_path, *flags, "--learning_rate=1e30", steps=4, every=2)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == saved
+    train(examples, tmp_path, *flags, steps=4, every=2)
+    assert all(np.isfinite(w).all() for w in weights(tmp_path))
 
 
 def test_what_data_and_flags_lack_is_told_before_anything_is_written(examples, tmp_path):
