@@ -98,6 +98,8 @@ def _degraded(settings: Settings) -> SceneSource:
 def _simulated(settings: Settings) -> SceneSource:
     """The simulated source, with its attributes from a JSON object where a path to one is given."""
     options: dict[str, Any] = {"seed": settings.seed}
+    if not settings.scenes:
+        options["size"] = 23_040  # wide enough for every split to get a block with the flags' defaults
     for path in settings.scenes:
         try:
             options |= json.loads(pathlib.Path(path).read_text())

@@ -114,7 +114,8 @@ def test_flags_txt_repeats_the_run(exported, tmp_path):
 
 def test_overwrite_replaces_an_export_whole(tmp_path):
     out = tmp_path / "examples"
-    flags = [*SIMULATED, "--bands=rgb"]
+    (tmp_path / "scenes.json").write_text("{}")
+    flags = [*SIMULATED, f"--scenes={tmp_path / 'scenes.json'}", "--bands=rgb"]
     export(out, *flags, "--shard_examples=1", "--split=1,0,0")
     info = export(out, *flags, "--split=0,0,1", "--overwrite", "--nopan")
     assert sorted(path.name for path in out.iterdir() if path.is_dir()) == ["test"]
