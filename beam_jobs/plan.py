@@ -14,6 +14,7 @@ from typing import Any
 from harmonize_tf import patches
 from harmonize_tf.errors import FlagError, SceneError
 from harmonize_tf.patches import Patch
+from harmonize_tf.sensors import MSI
 from harmonize_tf.sources import Scene, SceneSource
 from harmonize_tf.sources.degraded import DegradedSource
 from harmonize_tf.sources.geotiff import GeoTiffSource
@@ -218,6 +219,13 @@ def _check_bands(pairs: Sequence[Pair], settings: Settings) -> None:
                 f"scene {scene.id} has no {', '.join(missing)}; choose a band set within what it has, "
                 f"{', '.join(scene.bands)}. Received: bands={','.join(settings.bands)}"
             )
+        if scene.sensor == "sentinel" and "nir" in settings.bands and settings.nir == "B8":
+            pixel = scene.grids["nir"].pixel[0]
+            if pixel > MSI["nir"].gsd and scene.grids["nir"].crs.startswith("EPSG:32"):
+                raise FlagError(
+                    f"scene {scene.id}: its nir has pixels of {pixel:g} m, which makes it B8A; say so by --nir=B8A. "
+                    "Received: nir=B8"
+                )
 
 
 def _with_pan(pairs: Sequence[Pair], settings: Settings) -> bool:

@@ -5,6 +5,7 @@ import contextlib
 import json
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -167,7 +168,13 @@ def write_info(
 
 def read_info(folder: pathlib.Path) -> dict[str, Any]:
     """The dataset_info.json of a folder of examples."""
-    return json.loads((folder / INFO).read_text())
+    try:
+        return json.loads((folder / INFO).read_text())
+    except ValueError as error:
+        raise FlagError(
+            f"the export that is there is damaged ({error}); delete it or choose another --out. "
+            f"Received: {folder / INFO}"
+        ) from error
 
 
 def is_finished(out: pathlib.Path, identity: Mapping[str, Any]) -> bool:
@@ -209,12 +216,20 @@ def check_ours(out: pathlib.Path) -> None:
 @contextlib.contextmanager
 def written_aside(out: pathlib.Path) -> Iterator[pathlib.Path]:
     """A folder beside `out` that takes its place when the block ends well, and is gone when it does not."""
-    aside = out.with_name(out.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
+    out = out.resolve()
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        work = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise FlagError(f"nothing can be written there ({error}); choose another --out. Received: out={out}") from error
+    aside, old = work / "new", work / "old"
+    aside.mkdir()
     try:
         yield aside
-        shutil.rmtree(out, ignore_errors=True)
+        if out.exists():
+            out.rename(old)
         aside.rename(out)
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(work, ignore_errors=True)

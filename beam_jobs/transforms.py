@@ -164,12 +164,12 @@ def _shift(views: Views, clear: np.ndarray, settings: Settings) -> geometry.Shif
         return None
     visible = [index for index, band in enumerate(settings.bands) if band in sensors.BANDS[:3]]
     landsat, sentinel = (side.values[..., visible].mean(-1, keepdims=True) for side in (views.landsat, views.sentinel))
-    upsampled, _ = geometry.warp(landsat, views.landsat.valid, views.landsat.grid, views.sentinel.grid)
+    upsampled, seen = geometry.warp(landsat, views.landsat.valid, views.landsat.grid, views.sentinel.grid)
     # The mean of the visible bands' blurs: they differ by a few hundredths of a pixel.
     sigma = float(np.mean(sensors.blur_sigma([settings.bands[index] for index in visible], settings.nir)))
     rows, columns = (np.arange(size) for size in clear.shape)
     blurred, _ = degradation.sample_blurred(sentinel, views.sentinel.valid, rows, columns, [sigma], footprint=1)
-    return geometry.estimate_shift(upsampled[..., 0], blurred[..., 0], clear)
+    return geometry.estimate_shift(upsampled[..., 0], blurred[..., 0], clear & seen)
 
 
 def to_record(views: Views, verdict: Verdict, settings: Settings, level: str) -> Record:

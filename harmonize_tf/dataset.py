@@ -121,6 +121,11 @@ class DatasetInfo:
     def sentinel_spacecraft(self) -> str:
         """The Sentinel-2 spacecraft that most records are from; of equals, the first by name."""
         counts = collections.Counter(self.spacecraft["sentinel"])
+        if not counts or not self.spacecraft["landsat"]:
+            raise DatasetError(
+                f"these records hold one sensor only, and pairs are needed; export pairs of scenes. Received: "
+                f"{self.directory}, spacecraft={dict(self.spacecraft)}"
+            )
         return min(counts, key=lambda name: (-counts[name], name))
 
     @property

@@ -69,6 +69,9 @@ def _simulated_landsat(folder: pathlib.Path) -> pathlib.Path:
     """Writes a simulated Landsat scene as GeoTIFFs with their manifest, and returns the manifest."""
     source = SimulatedSource(seed=1, clouds=0.2, nodata=True)
     scene = source.scenes()[0]
+    manifest = folder / "manifest.json"
+    if manifest.exists():
+        return manifest
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, bands in {"ms_30m.tif": scene.bands, "pan_15m.tif": ("pan",)}.items():
@@ -80,7 +83,6 @@ def _simulated_landsat(folder: pathlib.Path) -> pathlib.Path:
             file.write(dn)
         files.append({"path": name, "bands": list(bands), "scale": 1e-4, "offset": -0.1})
     entry = {"id": scene.id, "sensor": "landsat", "level": scene.level, "spacecraft": scene.spacecraft, "files": files}
-    manifest = folder / "manifest.json"
     manifest.write_text(json.dumps({"version": 1, "scenes": [entry]}))
     return manifest
 

@@ -15,6 +15,7 @@ import rasterio.warp
 from affine import Affine
 from rasterio.crs import CRS
 from rasterio.enums import Resampling
+from scipy.ndimage import gaussian_filter
 from skimage.registration import phase_cross_correlation
 
 from harmonize_tf.errors import SceneError
@@ -23,6 +24,7 @@ CELL = 30  # m, the cell in which the 10, 15 and 30 m pixels nest
 ORIGIN = 10  # m, corners of the cells modulo CELL, easting and (northern-hemisphere) northing
 SOUTHERN_FALSE_NORTHING = 10_000_000  # m, of the UTM zones 327xx
 PATCH = 1920  # m, side of a patch
+FILL = 3.0  # pixels, how far around a gap `estimate_shift` looks for what to fill it with: a 30 m cell at 10 m
 
 
 @dataclasses.dataclass(frozen=True)
@@ -207,8 +209,8 @@ class Shift:
 def estimate_shift(reference: np.ndarray, moved: np.ndarray, valid: np.ndarray) -> Shift | None:
     """Sub-pixel shift of `moved` against `reference` by phase correlation (scikit-image, a twentieth of a pixel).
 
-    Both images should show the same blur. Pixels that are not valid are set to the valid ones' mean and the edges are
-    tapered, so that neither masks nor borders correlate with themselves.
+    Both images should show the same blur. Pixels that are not valid are filled smoothly from the valid ones around them
+    and the edges are tapered, so that neither masks nor borders correlate with themselves.
 
     Args:
       reference: [height, width].
@@ -223,6 +225,9 @@ def estimate_shift(reference: np.ndarray, moved: np.ndarray, valid: np.ndarray) 
     pair = np.stack([reference, moved]).astype(np.float64)
     pair -= pair[:, valid].mean(axis=1)[:, None, None]
     pair[:, ~valid] = 0.0
+    near = gaussian_filter(valid.astype(np.float64), FILL)
+    around = np.stack([gaussian_filter(image, FILL) for image in pair]) / np.maximum(near, 0.05)
+    pair = np.where(valid, pair, around)
     deviation = pair[:, valid].std(axis=1)
     if (deviation < 1e-6).any():  # a hundredth of a code; float32 rounding alone leaves 1e-8
         return None

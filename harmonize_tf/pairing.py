@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import rasterio.warp
 
 from harmonize_tf.errors import SceneError
-from harmonize_tf.geometry import sentinel_crs
+from harmonize_tf.geometry import Grid, sentinel_crs
 from harmonize_tf.sources import Scene
 
 MAX_DAYS = 5.0  # Sentinel-2's revisit time with two spacecraft, so that every Landsat scene can have a partner
@@ -13,10 +13,10 @@ DAY_MS = 86_400_000
 
 
 def pair(landsat: Sequence[Scene], sentinel: Sequence[Scene], max_days: float = MAX_DAYS) -> list[tuple[Scene, Scene]]:
-    """Pairs each Landsat scene with the Sentinel-2 scene nearest in time that shows some of the same ground.
+    """Pairs each Landsat scene with the Sentinel-2 scene nearest in time of every tile that shares ground with it.
 
-    Both have to be of one level and deliver in one UTM zone. Scenes without a time pair with nothing. Equal distances
-    in time are decided by the id.
+    Scenes of one grid are of one tile. Both have to be of one level and deliver in one UTM zone. Scenes without a time
+    pair with nothing. Equal distances in time are decided by the id.
 
     Args:
       landsat: Landsat scenes.
@@ -28,8 +28,11 @@ def pair(landsat: Sequence[Scene], sentinel: Sequence[Scene], max_days: float = 
     """
     pairs = []
     for scene in landsat:
-        near = [other for other in sentinel if _belong(scene, other, max_days)]
-        if near:
+        tiles: dict[Grid, list[Scene]] = {}
+        for other in sentinel:
+            if _belong(scene, other, max_days):
+                tiles.setdefault(other.grid, []).append(other)
+        for near in tiles.values():
             pairs.append((scene, min(near, key=lambda other: (abs(other.time_ms - scene.time_ms), other.id))))
     return pairs
 

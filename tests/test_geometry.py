@@ -170,3 +170,13 @@ def test_where_there_is_nothing_to_correlate_no_shift_is_invented():
     everywhere = np.ones((64, 64), bool)
     assert geometry.estimate_shift(flat, image, everywhere) is None
     assert geometry.estimate_shift(image, image, np.zeros((64, 64), bool)) is None
+
+
+def test_a_shift_is_found_in_spite_of_holes():
+    image = ndimage.gaussian_filter(np.random.default_rng(5).standard_normal((192, 192)), 2)
+    moved = ndimage.shift(image, (-0.6, 0.9), order=3, mode="reflect")
+    cells = np.random.default_rng(6).uniform(size=(64, 64)) > 0.03
+    seen = cells.repeat(3, 0).repeat(3, 1)
+    found = geometry.estimate_shift(np.where(seen, image, 0.0), moved, seen)
+    assert abs(found.dx - 0.9) < 0.1 and abs(found.dy + 0.6) < 0.1
+    assert found.correlation > 0.85

@@ -23,6 +23,12 @@ def test_the_nearest_in_time_is_chosen_and_equal_distances_go_by_id():
     assert ids(pairing.pair(landsat, [scene("B", "sentinel", 99), scene("A", "sentinel", 101)])) == [("L", "A")]
 
 
+def test_a_landsat_scene_is_paired_with_every_tile_that_shares_its_ground():
+    tiles = [scene("west", "sentinel", 101), scene("west later", "sentinel", 103)]
+    tiles += [scene("east", "sentinel", 102, left=301_500.0)]
+    assert ids(pairing.pair([scene("L", "landsat")], tiles)) == [("L", "west"), ("L", "east")]
+
+
 @pytest.mark.parametrize(
     "other",
     [

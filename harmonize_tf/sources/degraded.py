@@ -117,7 +117,7 @@ class DegradedSource:
 
     def _id(self, origin: Scene) -> str:
         """Says what was done; noise and shift included, so that two partners never share an id."""
-        sigma = ",".join(f"{s:.2f}" for s in (*self._sigma(origin.bands), self.pan_sigma))
+        sigma = ",".join(f"{s:g}" for s in (*self._sigma(origin.bands), self.pan_sigma))
         shift = ",".join(f"{s:g}" for s in self.shift_m)
         return f"{origin.id}?degraded&seed={self.seed}&noise={self.noise:g}&shift={shift}&sigma={sigma}&nir={self.nir}"
 

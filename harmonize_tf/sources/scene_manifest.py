@@ -96,7 +96,31 @@ def load(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[list[str]] | No
         received = {k: v for k, v in manifest.items() if k == "version"} if isinstance(manifest, dict) else "no object"
         raise SceneError(f'{path}: expected {{"version": {VERSION}, "scenes": [...]}}. Received: {received}')
     _refuse_unknown(manifest, {"version", "scenes", "pairs"}, str(path))
+    _check_form(manifest, path)
     return manifest["scenes"], manifest.get("pairs")
+
+
+def _check_form(manifest: Mapping[str, Any], path: pathlib.Path) -> None:
+    """Holds lists and objects against the form that this file's docstring shows."""
+    scenes = _are(manifest["scenes"], dict, f"{path}: scenes")
+    for scene in scenes:
+        where = f"{path}: scene {scene.get('id')}"
+        for file in _are(scene.get("files", []), dict, f"{where}: files"):
+            if not isinstance(file.get("bands", []), list) or not isinstance(file.get("path", ""), str):
+                raise SceneError(f"{where}: a path is a text and bands are a list of names. Received: {file}")
+        _are(scene.get("quality", []), dict, f"{where}: quality")
+    for pair in _are(manifest.get("pairs") or [], list, f"{path}: pairs"):
+        if len(pair) != 2:
+            raise SceneError(f"{path}: a pair is [Landsat's id, Sentinel-2's id]. Received: {pair}")
+
+
+def _are(values: Any, kind: type, where: str) -> list:
+    if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
+        form = {dict: "objects", list: "lists"}[kind]
+        raise SceneError(
+            f"{where}: expected a list of {form}, [...]; see the manifest's description. Received: {values}"
+        )
+    return values
 
 
 def open_scene(declared: Mapping[str, Any], folder: pathlib.Path) -> SceneFiles:
@@ -194,6 +218,10 @@ def _open_quality(declared: Mapping[str, Any], folder: pathlib.Path, where: str)
         index = declared.get("band", 1)
         if index not in raster.indexes:
             raise SceneError(f"{where}: the raster has bands 1 to {raster.count}. Received: band={index}")
+        dtype, integers = np.dtype(raster.dtypes[index - 1]), declared["kind"] != "cloud_score"
+        if np.issubdtype(dtype, np.integer) != integers:
+            form = "integers, as delivered" if integers else "floating-point numbers from 0 to 1"
+            raise SceneError(f"{where}: {declared['kind']} are {form}; convert the file. Received: dtype={dtype}")
         return QualityFile(str(path), index, declared["kind"], _grid(raster, declared.get("crs"), where))
 
 

@@ -117,3 +117,28 @@ def test_what_is_not_an_export_is_never_replaced(tmp_path):
     (tmp_path / "empty").mkdir()
     assert not shards.is_finished(tmp_path / "empty", {})
     assert not shards.is_finished(tmp_path / "new", {})
+
+
+def test_a_folder_beside_the_export_is_left_alone(tmp_path):
+    (tmp_path / "examples.tmp").mkdir()
+    with shards.written_aside(tmp_path / "examples") as folder:
+        (folder / "new").touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["examples", "examples.tmp"]
+
+
+def test_an_export_behind_a_link_is_replaced_where_it_is(tmp_path):
+    (tmp_path / "disk" / "examples").mkdir(parents=True)
+    (tmp_path / "disk" / "examples" / "old").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "disk" / "examples")
+    with shards.written_aside(tmp_path / "link") as folder:
+        (folder / "new").touch()
+    assert [path.name for path in (tmp_path / "link").iterdir()] == ["new"]
+    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["examples"]
+
+
+def test_a_job_that_fails_leaves_the_earlier_export(tmp_path):
+    (tmp_path / "examples").mkdir()
+    (tmp_path / "examples" / "old").touch()
+    with pytest.raises(ZeroDivisionError), shards.written_aside(tmp_path / "examples"):
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.rglob("*")] == ["examples", "old"]

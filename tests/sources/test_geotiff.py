@@ -195,6 +195,8 @@ BAD = {
     "angles": ({}, {"sun": {"elevation": 40}}, "zenith and azimuth"),
     "unknown key": ({}, {"offest": 1}, "Received: offest"),
     "quality kind": ({}, {"quality": [{"path": "ms.tif", "kind": "fmask"}]}, "kind='fmask'"),
+    "quality type": ({}, {"quality": [{"path": "ms.tif", "kind": "cloud_score"}]}, "floating-point.*dtype=uint16"),
+    "files no list": ({}, {"files": {"path": "ms.tif"}}, "files: expected a list of objects"),
     "quality band": ({}, {"quality": [{"path": "ms.tif", "kind": "scl", "band": 9}]}, "bands 1 to 4. Received: band=9"),
     "no such file": ({}, {"quality": [{"path": "gone.tif", "kind": "scl"}]}, "gone.tif.*there is no such file"),
 }
