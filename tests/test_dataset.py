@@ -141,7 +141,7 @@ def test_starting_later_continues_exactly(info, start):
 
 def test_bandpass_is_that_of_the_most_frequent_spacecraft(examples, info):
     assert info.bandpass == radiometry.landsat_to_sentinel(BANDS, "toa", "SENTINEL_2A")
-    mixed = {"landsat": {}, "sentinel": {"SENTINEL_2A": 3, "SENTINEL_2B": 5}}
+    mixed = {"landsat": {"LANDSAT_8": 8}, "sentinel": {"SENTINEL_2A": 3, "SENTINEL_2B": 5}}
     other = dataclasses.replace(info, spacecraft=mixed, level="sr")
     assert other.bandpass == radiometry.landsat_to_sentinel(BANDS, "sr", "SENTINEL_2B", "B8")
 
@@ -216,6 +216,12 @@ def test_fewer_records_than_declared_are_told(tmp_path):
         batches(dataset.training(more, batch=1, crop=8, pan=True, seed=0), 9)
     with pytest.raises(RecordError, match="expected the 5 records"):
         dataset.check(more, "val")
+
+
+def test_records_of_one_sensor_are_no_pairs(info):
+    alone = dataclasses.replace(info, spacecraft={"landsat": {"LANDSAT_8": 6}, "sentinel": {}})
+    with pytest.raises(DatasetError, match="one sensor only"):
+        alone.bandpass  # noqa: B018
 
 
 def test_another_light_leaves_a_pair_a_pair():
