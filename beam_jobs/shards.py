@@ -13,7 +13,7 @@ import apache_beam as beam
 import numpy as np
 
 import harmonize_tf
-from harmonize_tf import geometry, records
+from harmonize_tf import geometry, patches, records
 from harmonize_tf.errors import FlagError, SceneError
 from harmonize_tf.records import Capture, Record
 from harmonize_tf.sensors import CODE
@@ -73,7 +73,7 @@ class Summarise(beam.CombineFn):
 
     def extract_output(self, accumulator: collections.Counter) -> dict[str, Any]:
         """The part of dataset_info.json that the records decide."""
-        counts = {split: accumulator["count", split] for split in ("train", "val", "test")}
+        counts = {split: accumulator["count", split] for split in patches.SPLITS}
         spacecraft: dict[str, dict[str, int]] = {"landsat": {}, "sentinel": {}}
         for key in sorted(key for key in accumulator if key[0] == "spacecraft"):
             spacecraft[key[1]][key[2]] = accumulator[key]

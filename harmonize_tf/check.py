@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import flags
 
-from harmonize_tf import command, pairing
+from harmonize_tf import command, pairing, patches
 from harmonize_tf.errors import FlagError, HarmonizeError, ModelError, SceneError
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.sensors import CODE
@@ -201,7 +201,7 @@ def _examples(path: pathlib.Path, report: Report) -> Data:
     from harmonize_tf import dataset  # brings TensorFlow along
 
     info = dataset.DatasetInfo.load(path)
-    for split in dataset.SPLITS:
+    for split in patches.SPLITS:
         if info.counts.get(split):
             dataset.check(info, split)
     counts = ", ".join(f"{count} {split}" for split, count in info.counts.items())

@@ -26,7 +26,6 @@ from harmonize_tf.geometry import CELL
 
 Tensors = dict[str, tf.Tensor]
 
-SPLITS = ("train", "val", "test")
 PAN_FACTOR = 2  # 15 m pixels along one side of a 30 m cell
 SHUFFLE_BUFFER = 512  # records, 0.3 to 0.5 MB each; shards are read in random order and interleaved besides
 CYCLE = 4  # shards read at once

@@ -114,8 +114,13 @@ def sentinel_crs(crs: str, bounds: tuple[float, float, float, float]) -> str:
 
 def lattice_origin(crs: str) -> tuple[int, int]:
     """Easting and northing, modulo `CELL`, of the pair grid's cell corners in a UTM zone."""
+    return ORIGIN, (ORIGIN + false_northing(crs)) % CELL
+
+
+def false_northing(crs: str) -> int:
+    """What a UTM zone adds to northern-hemisphere northings, m: 10,000 km in the zones 327xx, else nothing."""
     southern = 32701 <= (CRS.from_user_input(crs).to_epsg() or 0) <= 32760
-    return ORIGIN, (ORIGIN + southern * SOUTHERN_FALSE_NORTHING) % CELL
+    return SOUTHERN_FALSE_NORTHING if southern else 0
 
 
 def pair_grid(grid: Grid) -> Grid:

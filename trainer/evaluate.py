@@ -18,7 +18,7 @@ from absl import flags
 from tqdm import tqdm
 
 import harmonize_tf
-from harmonize_tf import command, dataset
+from harmonize_tf import command, dataset, patches
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.metrics.fidelity import Fidelity, FidelityMeter
@@ -31,7 +31,7 @@ flags.DEFINE_string(
 )
 flags.DEFINE_list("model", [], "Trained models, RUN/training/model.keras, separated by commas.", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "Folder to write to, RUN/evaluation.", required=True, flag_values=FLAGS)
-flags.DEFINE_enum("split", "test", list(dataset.SPLITS), "Which records to use.", flag_values=FLAGS)
+flags.DEFINE_enum("split", "test", list(patches.SPLITS), "Which records to use.", flag_values=FLAGS)
 flags.DEFINE_integer("batch", 4, "Patches at once.", lower_bound=1, flag_values=FLAGS)
 
 _log = logging.getLogger("harmonize")

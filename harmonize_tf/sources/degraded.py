@@ -14,7 +14,7 @@ import numpy as np
 from harmonize_tf import sensors
 from harmonize_tf.degradation import TRUNCATE, sample_blurred
 from harmonize_tf.errors import SceneError
-from harmonize_tf.geometry import SOUTHERN_FALSE_NORTHING, Grid
+from harmonize_tf.geometry import Grid, false_northing
 from harmonize_tf.radiometry import sentinel_to_landsat
 from harmonize_tf.sources import Raster, Scene, SceneSource, draws, read_onto
 
@@ -81,7 +81,7 @@ class DegradedSource:
         margin = math.ceil(max(TRUNCATE * max(sigma), size / 2)) + 1
         # What the partner shows at one place, Sentinel-2 shows at that place plus the shift.
         left = window.left + self.shift_m[0] - origin.grid.left
-        top = origin.grid.top - (window.top + _false_northing(origin) + self.shift_m[1])
+        top = origin.grid.top - (window.top + false_northing(origin.grid.crs) + self.shift_m[1])
         rows, columns = (
             start / PIXEL + (np.arange(count) + 0.5) * size - 0.5
             for start, count in zip((top, left), window.shape, strict=True)
@@ -136,16 +136,11 @@ class DegradedSource:
         return dataclasses.replace(origin, id=self._id(origin), grids=grids, **fields)
 
 
-def _false_northing(origin: Scene) -> float:
-    """What is added to the partner's northings to get Sentinel-2's."""
-    return float(SOUTHERN_FALSE_NORTHING) if origin.grid.crs.startswith("EPSG:327") else 0.0
-
-
 def _landsat_grid(origin: Scene, pixel: float) -> Grid:
     """Landsat's lattice where it covers the Sentinel-2 scene: corners at half a pixel modulo a pixel."""
     left, bottom, right, top = origin.grid.bounds
     left, right = ((math.floor(c / pixel - 0.5) + 0.5 + beyond) * pixel for c, beyond in ((left, 0), (right, 1)))
-    low = _false_northing(origin)
+    low = false_northing(origin.grid.crs)
     bottom, top = (
         (math.floor((c - low) / pixel - 0.5) + 0.5 + beyond) * pixel for c, beyond in ((bottom, 0), (top, 1))
     )

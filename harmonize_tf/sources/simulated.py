@@ -17,7 +17,7 @@ from scipy.special import ndtr
 
 from harmonize_tf import radiometry, sensors
 from harmonize_tf.errors import SceneError
-from harmonize_tf.geometry import SOUTHERN_FALSE_NORTHING, Grid
+from harmonize_tf.geometry import Grid, false_northing
 from harmonize_tf.radiometry import sentinel_to_landsat
 from harmonize_tf.sources import Raster, Scene, draws, ee_products
 
@@ -133,8 +133,7 @@ class SimulatedSource:
     @cached_property
     def _false_northing(self) -> float:
         """What is added to Landsat's northings, always those of the northern zone, to get the ones in `crs`."""
-        southern = 32701 <= (CRS.from_user_input(self.crs).to_epsg() or 0) <= 32760
-        return float(SOUTHERN_FALSE_NORTHING) if southern else 0.0
+        return float(false_northing(self.crs))
 
     @cached_property
     def _waves(self) -> np.ndarray:
