@@ -1,0 +1,205 @@
+"""A folder that a job writes into: on this machine's disk, or in a bucket such as gs://bucket/runs/one/examples."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import shutil
+import uuid
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+# Read when gcsfs is first imported. For the sake of zonal buckets it asks of what kind each is, over gRPC, before every
+# call until it knows; an emulator does not answer, which takes 60 s (measured with gcsfs 2026.10.1).
+os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
+
+import fsspec.core
+from fsspec.implementations.local import LocalFileSystem
+
+from harmonize_tf.errors import FlagError
+
+logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises all that it logs
+
+STAGING = "_staging"
+AT_ONCE = 16  # requests that `read_many` and `delete` have in flight
+
+_Result = TypeVar("_Result")
+
+
+class Folder:
+    """Files by their names, such as train/00000.tfrecord.gz.
+
+    It holds its URL and nothing else: processes may pass it around, threads may share it. Every answer is fresh.
+    """
+
+    def __init__(self, url: str | os.PathLike) -> None:
+        """Takes a path, which other processes then see from the same place, or a URL."""
+        scheme, remote, rest = os.fspath(url).partition("://")
+        self.url = scheme + remote + rest.rstrip("/") if remote else os.path.realpath(url)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"Folder({self.url!r})"
+
+    @property
+    def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        """The filesystem, of which fsspec keeps one a process, and the folder's path in it."""
+        fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        return fs, root.rstrip("/")
+
+    def _find(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
+        if any(part in ("", ".", "..") for part in name.split("/")):
+            raise ValueError(f"expected a name below the folder, such as train/00000.gz. Received: name={name!r}")
+        fs, root = self._opened
+        return fs, f"{root}/{name}"
+
+    def check_writable(self) -> None:
+        """Writes and removes a small file, and makes the folder.
+
+        Raises:
+          FlagError: nothing can be written there.
+        """
+        try:
+            fs, root = self._opened
+            if fs.isfile(root):
+                raise NotADirectoryError("a file has that name")
+            probe = f"{STAGING}/{uuid.uuid4().hex}"
+            self.write(probe, b"")
+            self.delete([probe])
+        except Exception as error:  # each filesystem and its credentials raise what they like
+            missing = isinstance(error, FileNotFoundError) and "://" in self.url
+            reason = "there is no such bucket" if missing else str(error) or type(error).__name__
+            raise FlagError(
+                f"nothing can be written there ({reason}); choose another --out. Received: out={self}"
+            ) from error
+
+    def write(self, name: str, content: bytes | Iterable[bytes]) -> None:
+        """Writes a file, or replaces it. Nobody ever sees half of it, whatever ends this process.
+
+        Args:
+          name: of the file.
+          content: of the file, or the chunks of it.
+        """
+        fs, path = self._find(name)
+        _, staged = self._find(f"{STAGING}/{uuid.uuid4().hex}")
+        local = isinstance(fs, LocalFileSystem)
+        if local:
+            for each in (path, staged):
+                os.makedirs(os.path.dirname(each), exist_ok=True)
+        try:
+            with fs.open(staged, "wb") as file:
+                for chunk in [content] if isinstance(content, bytes) else content:
+                    file.write(chunk)
+            if local:
+                os.replace(staged, path)  # fsspec's own `mv` may copy
+            else:
+                fs.cp_file(staged, path)  # within the bucket, by the service
+        finally:
+            with contextlib.suppress(Exception):  # what is left behind `tidy` removes
+                fs.rm_file(staged)
+
+    def read(self, name: str) -> bytes:
+        """A file's content.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+        """
+        fs, path = self._find(name)
+        return fs.cat_file(path)
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """The bytes from `start` up to `stop` of a file, which has that many.
+
+        Raises:
+          FileNotFoundError: there is no such file.
+        """
+        fs, path = self._find(name)
+        return fs.cat_file(path, start=start, end=stop)
+
+    def read_many(self, names: Iterable[str]) -> dict[str, bytes]:
+        """Content by name, read `AT_ONCE` at a time.
+
+        Raises:
+          FileNotFoundError: one of them is not there.
+        """
+        names = list(names)
+        return dict(zip(names, _at_once(self.read, names), strict=True))
+
+    def sizes(self, below: str = "") -> dict[str, int]:
+        """Size in bytes of every finished file by its name, sorted, from one listing.
+
+        Args:
+          below: name of the folder in this one that is looked through, and those in it; all by default.
+        """
+        fs, root = self._opened
+        try:
+            found = fs.find(self._find(below)[1] if below else root, detail=True)
+        except FileNotFoundError:
+            return {}
+        names = {path.removeprefix(f"{root}/"): info["size"] for path, info in found.items()}
+        # In buckets, names that end in a slash are folders made by hand.
+        return {name: names[name] for name in sorted(names) if name[-1] != "/" and not name.startswith(f"{STAGING}/")}
+
+    def exists(self, name: str) -> bool:
+        """Whether there is such a file."""
+        fs, path = self._find(name)
+        try:
+            return fs.info(path)["type"] == "file"
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def delete(self, names: Iterable[str]) -> None:
+        """Deletes files, those that are there."""
+
+        def delete(name: str) -> None:
+            fs, path = self._find(name)
+            with contextlib.suppress(FileNotFoundError):
+                fs.rm_file(path)
+
+        _at_once(delete, list(names))
+
+    def take_over(self, other: "Folder", last: str) -> None:
+        """Replaces what is here by what is in another folder of the same filesystem, which is gone then.
+
+        In a bucket files are moved one by one: `last`, which says that all are there, goes first and comes last.
+        """
+        fs, root = self._opened
+        _, theirs = other._opened
+        if isinstance(fs, LocalFileSystem):
+            old = f"{root}.{uuid.uuid4().hex}"
+            os.rename(root, old)
+            os.rename(theirs, root)
+            shutil.rmtree(old)
+            return
+        self.delete([last])
+        names = other.sizes()
+        self.delete(name for name in self.sizes() if name not in names)
+        _at_once(lambda name: fs.cp_file(f"{theirs}/{name}", f"{root}/{name}"), [n for n in names if n != last])
+        fs.cp_file(f"{theirs}/{last}", f"{root}/{last}")
+        other.delete(names)
+        other.tidy()
+
+    def is_empty(self) -> bool:
+        """Whether nothing is there, or only what a broken job has left in the middle of writing."""
+        fs, root = self._opened
+        try:
+            return set(fs.ls(root, detail=False)) <= {root, f"{root}/{STAGING}"}
+        except FileNotFoundError:
+            return True
+
+    def tidy(self) -> None:
+        """Removes what broken jobs have left. No other job may be writing into this folder."""
+        fs, staging = self._find(STAGING)
+        if isinstance(fs, LocalFileSystem):
+            shutil.rmtree(staging, ignore_errors=True)
+        else:
+            self.delete(f"{STAGING}/{pathlib.PurePosixPath(path).name}" for path in fs.find(staging))
+
+
+def _at_once(function: Callable[[str], _Result], names: list[str]) -> list[_Result]:
+    """Results in the order of the names; the first error, when all have ended."""
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(function, names))
