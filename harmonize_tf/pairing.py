@@ -1,5 +1,8 @@
 """Which Landsat and Sentinel-2 scenes belong together."""
 
+import bisect
+import functools
+import operator
 from collections.abc import Sequence
 
 import rasterio.warp
@@ -10,13 +13,15 @@ from harmonize_tf.sources import Scene
 
 MAX_DAYS = 5.0  # Sentinel-2's revisit time with two spacecraft, so that every Landsat scene can have a partner
 DAY_MS = 86_400_000
+Bounds = tuple[float, float, float, float]  # left, bottom, right, top
 
 
 def pair(landsat: Sequence[Scene], sentinel: Sequence[Scene], max_days: float = MAX_DAYS) -> list[tuple[Scene, Scene]]:
     """Pairs each Landsat scene with the Sentinel-2 scene nearest in time of every tile that shares ground with it.
 
-    Scenes of one grid are of one tile. Both have to be of one level and deliver in one UTM zone. Scenes without a time
-    pair with nothing. Equal distances in time are decided by the id.
+    Nearest in time means that a scene of the same day is preferred to any other: both sensors pass in the morning.
+    Scenes of one grid are of one tile. Both have to be of one level; their UTM zones may differ, Landsat's is warped to
+    Sentinel-2's. Scenes without a time pair with nothing. Equal distances in time are decided by the id.
 
     Args:
       landsat: Landsat scenes.
@@ -26,14 +31,18 @@ def pair(landsat: Sequence[Scene], sentinel: Sequence[Scene], max_days: float = 
     Returns:
       Pairs in the order of `landsat`.
     """
-    pairs = []
-    for scene in landsat:
+    pairs, time = [], operator.attrgetter("time_ms")
+    ordered = sorted((scene for scene in sentinel if scene.time_ms), key=time)
+    for scene in (scene for scene in landsat if scene.time_ms):
+        first = bisect.bisect_left(ordered, scene.time_ms - max_days * DAY_MS, key=time)
+        last = bisect.bisect_right(ordered, scene.time_ms + max_days * DAY_MS, key=time)
         tiles: dict[Grid, list[Scene]] = {}
-        for other in sentinel:
-            if _belong(scene, other, max_days):
+        for other in ordered[first:last]:
+            if other.level == scene.level:
                 tiles.setdefault(other.grid, []).append(other)
         for near in tiles.values():
-            pairs.append((scene, min(near, key=lambda other: (abs(other.time_ms - scene.time_ms), other.id))))
+            if overlap(scene, near[0]):
+                pairs.append((scene, min(near, key=lambda other: (abs(other.time_ms - scene.time_ms), other.id))))
     return pairs
 
 
@@ -41,18 +50,13 @@ def check_pair(landsat: Scene, sentinel: Scene) -> None:
     """Refuses a pair that cannot be compared.
 
     Raises:
-      SceneError: the levels or the UTM zones differ, or the scenes show no common ground.
+      SceneError: the levels differ, or the scenes show no common ground.
     """
     names = f"pair {landsat.id}, {sentinel.id}"
     if landsat.level != sentinel.level:
         raise SceneError(
             f"{names}: both scenes of a pair must be of one level; choose products of one level. "
             f"Received: level={landsat.level}, {sentinel.level}"
-        )
-    if _zone(landsat) != _zone(sentinel):
-        raise SceneError(
-            f"{names}: both scenes of a pair must lie in one UTM zone (either hemisphere's); choose the "
-            f"Sentinel-2 tile of Landsat's zone, or warp one. Received: crs={landsat.grid.crs}, {sentinel.grid.crs}"
         )
     if not overlap(landsat, sentinel):
         raise SceneError(
@@ -62,22 +66,23 @@ def check_pair(landsat: Scene, sentinel: Scene) -> None:
         )
 
 
-def overlap(first: Scene, second: Scene) -> bool:
-    """Whether the footprints (bounding boxes, in the first one's CRS) have an area in common."""
-    bounds = second.grid.bounds
-    if second.grid.crs != first.grid.crs:
-        bounds = rasterio.warp.transform_bounds(second.grid.crs, first.grid.crs, *bounds)
-    left, bottom, right, top = first.grid.bounds
-    return max(left, bounds[0]) < min(right, bounds[2]) and max(bottom, bounds[1]) < min(top, bounds[3])
+def overlap(landsat: Scene, sentinel: Scene) -> bool:
+    """Whether the scenes' rectangles have an area in common, in the UTM zone in which Sentinel-2 delivers."""
+    return common_bounds(sentinel_crs(sentinel.grid.crs, sentinel.grid.bounds), [landsat, sentinel]) is not None
 
 
-def _zone(scene: Scene) -> str:
-    """The UTM zone's number; the hemispheres are variants of one zone."""
-    return sentinel_crs(scene.grid.crs, scene.grid.bounds)[-2:]
+def common_bounds(crs: str, scenes: Sequence[Scene]) -> Bounds | None:
+    """The area that the scenes' rectangles have in common in a CRS; None where there is none.
+
+    Where a scene has another CRS, such as Landsat's of the neighbouring zone, its rectangle is the one around it there.
+    """
+    lefts, bottoms, rights, tops = zip(*(_bounds_in(crs, scene.grid) for scene in scenes), strict=True)
+    left, bottom, right, top = max(lefts), max(bottoms), min(rights), min(tops)
+    return (left, bottom, right, top) if left < right and bottom < top else None
 
 
-def _belong(landsat: Scene, sentinel: Scene, max_days: float) -> bool:
-    if not landsat.time_ms or not sentinel.time_ms or landsat.level != sentinel.level:
-        return False
-    near = abs(landsat.time_ms - sentinel.time_ms) <= max_days * DAY_MS
-    return near and _zone(landsat) == _zone(sentinel) and overlap(landsat, sentinel)
+@functools.lru_cache(maxsize=1 << 16)
+def _bounds_in(crs: str, grid: Grid) -> Bounds:
+    if grid.crs == crs:
+        return grid.bounds
+    return rasterio.warp.transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=51)

@@ -1,15 +1,18 @@
 import collections
 import dataclasses
 import hashlib
+import itertools
 import json
 
 import numpy as np
 import pytest
+import rasterio.warp
+from skimage.measure import points_in_poly
 
 from harmonize_tf import geometry, patches
 from harmonize_tf.errors import FlagError, SceneError
 from harmonize_tf.geometry import Grid
-from harmonize_tf.sources import Scene
+from harmonize_tf.sources import Scene, region
 from harmonize_tf.sources.simulated import SimulatedSource
 
 DEFAULTS = {"split_block": 3840, "fractions": (0.8, 0.1, 0.1), "seed": 0}
@@ -66,6 +69,148 @@ def test_scenes_without_common_ground_are_refused():
     second = scene("sentinel", "EPSG:32633", 300_000, 5_600_000, 6_000, 6_000, "south")
     with pytest.raises(SceneError, match="landsat=north, sentinel=south"):
         list(patches.cells(first, second, 0.5))
+
+
+def centre(cell):
+    """Longitude and latitude [1, 2]."""
+    crs, *place = cell
+    east, north = ([o + 1920 * (i + 0.5)] for o, i in zip(geometry.lattice_origin(crs), place, strict=True))
+    return np.stack(rasterio.warp.transform(crs, "EPSG:4326", east, north), axis=1)
+
+
+@pytest.mark.parametrize(("crs", "sensor"), [("EPSG:32633", "landsat"), ("EPSG:32733", "sentinel")])
+def test_a_patch_that_a_footprint_does_not_touch_is_left_out_and_no_other(crs, sensor):
+    # 5 degrees of longitude at 70 degrees of latitude: straight in degrees, the long edge bends by 2 km in UTM.
+    sign = 1 if crs == "EPSG:32633" else -1
+    ring = [[12.5, sign * 70.0], [18.0, sign * 69.9], [17.0, sign * 70.4], [15.5, sign * 70.1], [12.5, sign * 70.0]]
+    (east,), (north,) = rasterio.warp.transform("EPSG:4326", crs, [15.25], [sign * 70.1])
+    left, top = 60 * round(east / 60) - 120_000, 60 * round(north / 60) + 45_000
+    large = {name: scene(name, crs, left, top, 240_000, 90_000) for name in ("landsat", "sentinel")}
+    everywhere = set(patches.cells(large["landsat"], large["sentinel"], 0.5))
+    large[sensor] = dataclasses.replace(large[sensor], footprint={"type": "Polygon", "coordinates": [ring]})
+    found = set(patches.cells(large["landsat"], large["sentinel"], 0.5))
+    # What lies inside with its centre, or has a point of the edges in it, by 20 m of rounding and spacing.
+    inside = {cell for cell in everywhere if points_in_poly(centre(cell), ring)[0]}
+    steps = np.linspace(0, 1, 10_000)[:, None]
+    edges = np.concatenate([a + steps * (b - a) for a, b in itertools.pairwise(np.array(ring))])
+    at = (np.stack(rasterio.warp.transform("EPSG:4326", crs, *edges.T), axis=1) - geometry.lattice_origin(crs)) / 1920
+    well = at[(np.abs(at % 1 - 0.5) < 0.5 - 20 / 1920).all(axis=1)]
+    surely, perhaps = (
+        inside | {(crs, *cell) for moved in moves for cell in np.floor(points + moved).astype(int).tolist()}
+        for points, moves in ((well, [0]), (at, np.array([(-20, -20), (-20, 20), (20, -20), (20, 20)]) / 1920))
+    )
+    assert surely & everywhere <= found
+    assert found <= perhaps
+    assert len(perhaps & everywhere - surely) < 10 < len(found) < len(everywhere) / 3
+
+
+def test_both_footprints_and_all_their_polygons_count():
+    pair = [scene(name, "EPSG:32633", 300_000, 5_700_000, 60_000, 60_000) for name in ("landsat", "sentinel")]
+    rings = [[[12.2, 51], [12.4, 51], [12.4, 51.3], [12.2, 51]], [[12.5, 51], [12.8, 51], [12.8, 51.3], [12.5, 51]]]
+    both = {"type": "MultiPolygon", "coordinates": [[ring] for ring in rings]}
+    first, second = ({"type": "Polygon", "coordinates": [ring]} for ring in rings)
+
+    def found(landsat, sentinel):
+        scenes = (dataclasses.replace(s, footprint=f) for s, f in zip(pair, (landsat, sentinel), strict=True))
+        return set(patches.cells(*scenes, 0.5))
+
+    assert found(both, None) == found(first, None) | found(None, second)
+    assert found(both, second) == found(second, None) and found(first, None)
+    assert not found(first, second)
+
+
+def test_a_patch_belongs_to_an_area_when_its_centre_does():
+    crs = "EPSG:32633"
+    pair = [scene(name, crs, 300_000, 5_700_000, 60_000, 60_000) for name in ("landsat", "sentinel")]
+    triangle = [[12.2, 50.95], [12.9, 51.0], [12.5, 51.4], [12.2, 50.95]]
+    area = json.dumps({"type": "MultiPolygon", "coordinates": [[triangle], [[[0, 0], [1, 0], [1, 1], [0, 0]]]]})
+    everywhere = set(patches.cells(*pair, 0.9))
+    inside = {cell for cell in everywhere if points_in_poly(centre(cell), triangle)[0]}
+    assert set(patches.cells(*pair, 0.9, area)) == inside and 50 < len(inside) < len(everywhere) / 2
+    tiny = region.parse("12.5,51.1,12.501,51.101")
+    assert not list(patches.cells(*pair, 0.9, tiny))
+
+
+@pytest.mark.parametrize(
+    ("lower", "upper", "axis", "longitude", "latitude"),
+    [
+        ("EPSG:32632", "EPSG:32633", 0, 12.0, 51.0),
+        ("EPSG:32760", "EPSG:32701", 0, 180.0, -17.0),
+        ("EPSG:32733", "EPSG:32633", 1, 15.0, 0.0),
+        ("EPSG:32631", "EPSG:32632", 0, 3.0, 60.0),  # Norway: 32V begins three degrees further west
+        ("EPSG:32633", "EPSG:32635", 0, 21.0, 78.0),  # Svalbard: there is no 34X
+    ],
+)
+def test_where_zones_meet_each_place_comes_once_and_in_its_own_zone(lower, upper, axis, longitude, latitude):
+    random = np.random.default_rng(0)
+    km = random.uniform(-10, 10, (300, 2))  # east and north of a place on the border
+    km = km[np.abs(km[:, axis]) > 1.5]  # nearer than half a cell's diagonal both zones' cells may reach
+    places = np.array([longitude, latitude]) + km / 111.2 / [np.cos(np.radians(latitude)), 1]
+    places[:, 0] = (places[:, 0] + 180) % 360 - 180
+
+    def covered(crs, area):
+        """Whether each place lies in a cell of a tile that reaches over the border."""
+        (east,), (north,) = rasterio.warp.transform("EPSG:4326", crs, [longitude], [latitude])
+        middle = north + (5_000 if crs == upper else -5_000)
+        tile = scene("sentinel", crs, 10 * round(east / 10) - 20e3, 10 * round(middle / 10) + 20e3, 40e3, 40e3)
+        cells = {cell[1:] for cell in patches.cells(None, tile, 0.9, area)}
+        at = np.stack(rasterio.warp.transform("EPSG:4326", crs, *places.T), axis=1) - geometry.lattice_origin(crs)
+        return np.array([tuple(cell) in cells for cell in (at // 1920).astype(int).tolist()])
+
+    world = region.parse("-180,-80,180,84")
+    assert covered(lower, None).all() and covered(upper, None).all()
+    np.testing.assert_array_equal(covered(lower, world), km[:, axis] < 0)
+    np.testing.assert_array_equal(covered(upper, world), km[:, axis] > 0)
+
+
+@pytest.mark.parametrize(
+    ("place", "zone"),
+    [
+        ((-122.4, 37.8), 32610),  # San Francisco, 10S
+        ((151.2, -33.9), 32756),  # Sydney, 56H
+        ((-78.5, -0.2), 32717),  # Quito, 17M
+        ((12.4, 51.3), 32633),  # Leipzig, 33U
+        ((11.999, 51.3), 32632),
+        ((5.3, 60.4), 32632),  # Bergen, 32V
+        ((2.9, 60.4), 32631),
+        ((5.3, 55.9), 32631),
+        ((6.0, 64.1), 32632),
+        ((5.3, 64.1), 32631),
+        ((15.6, 78.2), 32633),  # Longyearbyen, 33X
+        ((8.9, 78.9), 32631),
+        ((9.0, 78.9), 32633),
+        ((25.0, 80.0), 32635),
+        ((21.0, 80.0), 32635),
+        ((33.0, 80.0), 32637),
+        ((41.9, 80.0), 32637),
+        ((42.1, 80.0), 32638),
+        ((-0.1, 80.0), 32630),
+        ((25.8, 71.2), 32635),  # North Cape, 35W
+        ((8.0, 71.9), 32632),
+        ((-180.0, 10.0), 32601),
+        ((180.0, 10.0), 32601),
+        ((179.9, -16.0), 32760),
+    ],
+)
+def test_the_zone_of_a_place_is_that_of_mgrs(place, zone):
+    assert patches.utm_zone(*map(np.array, place)) == zone
+
+
+@pytest.mark.parametrize(("crs", "neighbour"), [("EPSG:32633", "EPSG:32632"), ("EPSG:32733", "EPSG:32632")])
+def test_a_landsat_scene_of_the_neighbouring_zone_covers_what_lies_within_its_rectangle_there(crs, neighbour):
+    sentinel = scene("sentinel", crs, 300_000, 5_700_000 if crs == "EPSG:32633" else 8_300_000, 40_020, 40_020)
+    corner = sentinel.grid.left, sentinel.grid.top
+    (east,), (north,) = rasterio.warp.transform(crs, neighbour, *([axis] for axis in corner))
+    left, top = 30 * round(east / 30) + 15, 30 * round(north / 30) + 15
+    around = scene("landsat", neighbour, left - 30_000, top + 30_000, 99_990, 99_990)
+    assert set(patches.cells(around, sentinel, 0.9)) == set(patches.cells(None, sentinel, 0.9))
+    part = scene("landsat", neighbour, left + 9_000, top - 9_000, 12_000, 15_000)
+    edge = np.linspace(0, 1, 400)
+    x = left + 9_000 + 12_000 * np.concatenate([edge, edge, 0 * edge, 0 * edge + 1])
+    y = top - 9_000 - 15_000 * np.concatenate([0 * edge, 0 * edge + 1, edge, edge])
+    x, y = np.array(rasterio.warp.transform(neighbour, crs, x, y))
+    same = scene("landsat", crs, x.min(), y.max(), round(np.ptp(x), -1), round(np.ptp(y), -1))
+    assert list(patches.cells(part, sentinel, 0.7)) == list(patches.cells(same, sentinel, 0.7)) != []
 
 
 def test_a_place_is_in_one_block_and_split_whatever_looks_at_it():
@@ -147,3 +292,115 @@ def test_an_empty_split_is_refused_only_when_it_should_have_a_share():
     patches.check_all_splits_filled({"train": 3}, (1, 0, 0), "")
     with pytest.raises(FlagError, match=r"fell into val and test \(3 train, 0 val, 0 test\)\. Do this\."):
         patches.check_all_splits_filled({"train": 3}, (0.8, 0.1, 0.1), "Do this.")
+
+
+MINUTE = 60_000
+
+
+def observation(name, sensor, left, minutes, spacecraft):
+    """A scene of 9,000 m at some time after the first."""
+    found = scene(sensor, "EPSG:32633", left, 5_700_000, 9_000, 9_000, name)
+    time = 0 if minutes is None else 19_000 * 1440 * MINUTE + round(minutes * MINUTE)
+    return dataclasses.replace(found, time_ms=time, spacecraft=spacecraft)
+
+
+def patches_of(pairs, min_inside=0.5):
+    return [patches.patch_at(cell, pair, {}, **DEFAULTS) for pair in pairs for cell in patches.cells(*pair, min_inside)]
+
+
+def by_name(scenes):
+    return {(scene.sensor, scene.id): scene for scene in scenes if scene is not None}
+
+
+def chosen(pairs, min_inside=0.5):
+    """Scenes that are left at each place, west to east, of one row."""
+    scenes = by_name(scene for pair in pairs for scene in pair)
+    kept = patches.once(patches_of(pairs, min_inside), scenes)
+    assert [patch.id for patch in kept] == sorted(patch.id for patch in kept)
+    row = max(patch.top for patch in kept)
+    return sorted((patch.left, patch.landsat, patch.sentinel) for patch in kept if patch.top == row)
+
+
+def test_of_overlapping_tiles_of_one_pass_each_place_comes_from_the_one_that_it_lies_most_inside():
+    landsat = observation("L", "landsat", 299_530, 0, "LANDSAT_8")
+    west = observation("b", "sentinel", 297_610, 30, "SENTINEL_2A")  # to 306,610: has the cell at 305,290 by 0.69
+    east = observation("z", "sentinel", 302_000, 30.2, "SENTINEL_2A")  # has the cell at 301,450 by 0.71
+    kept = chosen([(landsat, east), (landsat, west)])
+    assert [left for left, *_ in kept] == [299_530, 301_450, 303_370, 305_290, 307_210]
+    assert [sentinel for *_, sentinel in kept] == ["b", "b", "b", "z", "z"]  # 303,370 in both: the smaller id
+    assert [sentinel for *_, sentinel in chosen([(landsat, west)])] == ["b"] * 4
+    rows = [observation(name, "landsat", left, i / 2, "LANDSAT_8")
+            for i, (name, left) in enumerate((("north", 302_000), ("south", 297_610)))]  # fmt: skip
+    assert [name for _, name, _ in chosen([(row, None) for row in rows])] == ["south"] * 3 + ["north"] * 4
+
+
+@pytest.mark.parametrize(
+    ("spacecraft", "minutes", "count"),
+    [
+        ("SENTINEL_2A", 9.9, 1),
+        ("SENTINEL_2A", 10.1, 2),
+        ("SENTINEL_2A", 1440, 2),
+        ("SENTINEL_2B", 1, 2),
+        ("SENTINEL_2A", None, 2),  # not known
+    ],
+)
+def test_one_pass_is_one_spacecraft_and_less_than_ten_minutes(spacecraft, minutes, count):
+    landsat = observation("L", "landsat", 300_000, 0, "LANDSAT_8")
+    first = observation("S", "sentinel", 300_000, 0, "SENTINEL_2A")
+    second = observation("T", "sentinel", 300_000, minutes, spacecraft)
+    places = {left for left, *_ in chosen([(landsat, first)])}
+    for pairs in ([(landsat, first), (landsat, second)], [(None, first), (None, second)]):
+        found = collections.Counter(left for left, *_ in chosen(pairs))
+        assert found == dict.fromkeys(places, count)
+
+
+def test_scenes_of_unknown_time_are_never_the_same_observation():
+    scenes = [observation(name, "landsat", 300_000, None, "LANDSAT_8") for name in "abc"]
+    assert len(patches.once(patches_of([(s, None) for s in scenes]), by_name(scenes))) == 3 * len(
+        patches_of([(scenes[0], None)])
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_is_left_is_what_comparing_each_two_patches_leaves_in_any_order(seed):
+    random = np.random.default_rng(seed)
+
+    def some(sensor, crafts):
+        return [
+            observation(f"{sensor[0]}{i}", sensor, 300_000 + 10 * int(random.integers(-300, 300)),
+                        random.choice([0, 4, 8, 1440, 1448, None]), str(random.choice(crafts)))
+            for i in range(6)
+        ]  # fmt: skip
+
+    landsat, sentinel = some("landsat", ["LANDSAT_8", "LANDSAT_9"]), some("sentinel", ["SENTINEL_2A", "SENTINEL_2B"])
+    pairs = [(a, b) for a in landsat for b in sentinel] + [(a, None) for a in landsat] + [(None, b) for b in sentinel]
+    found, scenes = patches_of(pairs, 0.1), by_name(landsat + sentinel)
+
+    def day(sensor, name):
+        """Of the days above, all passes are within 8 minutes of one another."""
+        scene = scenes.get((sensor, name))
+        return scene and (scene.spacecraft, scene.time_ms // (1440 * MINUTE) if scene.time_ms else name)
+
+    def inside(patch):
+        grids = [scenes[k].grid for k in (("landsat", patch.landsat), ("sentinel", patch.sentinel)) if k[1]]
+        low, high = max(g.bounds[0] for g in grids), min(g.bounds[2] for g in grids)
+        bottom, top = max(g.bounds[1] for g in grids), min(g.bounds[3] for g in grids)
+        wide = min(patch.left + 1920, high) - max(patch.left, low)
+        return wide * (min(patch.top, top) - max(patch.top - 1920, bottom))
+
+    def better(a, b):
+        """Whether `a` takes the place of `b`."""
+        same = (a.left, a.top, day("landsat", a.landsat), day("sentinel", a.sentinel)) == (
+            b.left, b.top, day("landsat", b.landsat), day("sentinel", b.sentinel))  # fmt: skip
+        first, second = ((-inside(p), p.landsat or "", p.sentinel or "") for p in (a, b))
+        return same and first < second
+
+    places = collections.defaultdict(list)
+    for patch in found:
+        places[patch.left, patch.top].append(patch)
+    expected = [b for group in places.values() for b in group if not any(better(a, b) for a in group)]
+    assert len(expected) < 0.9 * len(found)
+    for _ in range(3):
+        shuffled = [found[i] for i in random.permutation(len(found))]
+        names = [list(scenes)[i] for i in random.permutation(len(scenes))]
+        assert patches.once(iter(shuffled), {name: scenes[name] for name in names}) == sorted(expected)

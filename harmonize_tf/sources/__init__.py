@@ -6,7 +6,7 @@ Each converts its product's own digital numbers to reflectance when it reads, an
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -33,6 +33,8 @@ class Scene:
       sun: zenith and azimuth, degrees; NaN: not known.
       view: zenith and azimuth, degrees; NaN: not known.
       processing_baseline: Sentinel-2's, such as "05.09"; "" otherwise.
+      masks: what `Raster.clear` is made of, such as ("SCL", "Cloud Score+"); empty where the source does not tell.
+      footprint: GeoJSON polygon in degrees around all data; None: it may be anywhere on the grids.
     """
 
     id: str
@@ -45,6 +47,8 @@ class Scene:
     sun: tuple[float, float] = (float("nan"), float("nan"))
     view: tuple[float, float] = (float("nan"), float("nan"))
     processing_baseline: str = ""
+    masks: tuple[str, ...] = ()
+    footprint: Mapping[str, Any] | None = None
 
     @property
     def bands(self) -> tuple[str, ...]:
@@ -103,24 +107,61 @@ def read_onto(source: SceneSource, scene: Scene, bands: Sequence[str], grid: Gri
     Raises:
       SceneError: the scene lacks a band, or cannot be read.
     """
+    return read_all_onto(source, scene, bands, [grid])[0]
+
+
+def read_all_onto(source: SceneSource, scene: Scene, bands: Sequence[str], grids: Sequence[Grid]) -> list[Raster]:
+    """Reads bands of a scene onto several grids near each other, as `read_onto` would one by one.
+
+    The source is asked once for each native grid, for the window around all that is needed.
+
+    Raises:
+      SceneError: the scene lacks a band, or cannot be read.
+    """
+    values = [np.zeros((*grid.shape, len(bands)), np.float32) for grid in grids]
+    valid, clear = ([np.ones(grid.shape, bool) for grid in grids] for _ in range(2))
+    for group, around in native_windows(scene, bands, grids):
+        raster, places = source.read(scene, group, around), [bands.index(band) for band in group]
+        for index, grid in enumerate(grids):
+            near = _cut(raster, _native_window(scene.grids[group[0]], grid))
+            warped, group_valid = geometry.warp(near.values, near.valid, near.grid, grid)
+            values[index][..., places] = warped
+            valid[index] &= group_valid
+            if not np.array_equal(near.clear, near.valid):
+                clear[index] &= geometry.warp(near.values[..., :0], near.clear, near.grid, grid)[1]
+    for filled, mask in zip(values, valid, strict=True):
+        filled[~mask] = 0.0
+    return [Raster(v, m, m & c, grid) for v, m, c, grid in zip(values, valid, clear, grids, strict=True)]
+
+
+def native_windows(scene: Scene, bands: Sequence[str], grids: Sequence[Grid]) -> list[tuple[list[str], Grid]]:
+    """What `read_all_onto` reads: bands that share a native grid, and the window of it around all `grids`.
+
+    Raises:
+      SceneError: the scene lacks a band.
+    """
     missing = [band for band in bands if band not in scene.grids]
     if missing:
         raise SceneError(
             f"scene {scene.id} has no band {', '.join(missing)}; choose a band set within what it has, "
             f"{', '.join(scene.grids)}. Received: bands={','.join(bands)}"
         )
-    values = np.zeros((*grid.shape, len(bands)), np.float32)
-    valid, clear = np.ones(grid.shape, bool), np.ones(grid.shape, bool)
+    found = []
     for native in dict.fromkeys(scene.grids[band] for band in bands):
-        group = [band for band in bands if scene.grids[band] == native]
-        raster = source.read(scene, group, _native_window(native, grid))
-        warped, group_valid = geometry.warp(raster.values, raster.valid, raster.grid, grid)
-        values[..., [bands.index(band) for band in group]] = warped
-        valid &= group_valid
-        if not np.array_equal(raster.clear, raster.valid):
-            clear &= geometry.warp(raster.values[..., :0], raster.clear, raster.grid, grid)[1]
-    values[~valid] = 0.0
-    return Raster(values, valid, valid & clear, grid)
+        windows = [_native_window(native, grid) for grid in grids]
+        first = np.array([window.offset_in(native) for window in windows])
+        last = (first + [window.shape for window in windows]).max(axis=0)
+        corner = first.min(axis=0)
+        around = native.window(*corner.tolist(), *(last - corner).tolist())
+        found.append(([band for band in bands if scene.grids[band] == native], around))
+    return found
+
+
+def _cut(raster: Raster, window: Grid) -> Raster:
+    """The part of a raster in a window within it."""
+    row, column = window.offset_in(raster.grid)
+    part = slice(row, row + window.shape[0]), slice(column, column + window.shape[1])
+    return Raster(raster.values[part], raster.valid[part], raster.clear[part], window)
 
 
 def _native_window(native: Grid, grid: Grid) -> Grid:

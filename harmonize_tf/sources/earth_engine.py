@@ -21,7 +21,14 @@ from harmonize_tf.errors import FlagError, PermanentError, SceneError
 from harmonize_tf.geometry import Grid
 from harmonize_tf.sources import Raster, Scene, ee_client, ee_listing, ee_products
 from harmonize_tf.sources.ee_client import Connection, TooLargeError
-from harmonize_tf.sources.ee_products import CLOUD_SCORE, CLOUD_SCORE_BAND, CLOUD_SCORE_PIXEL, SATURATED, Product
+from harmonize_tf.sources.ee_products import (
+    CLOUD_SCORE,
+    CLOUD_SCORE_BAND,
+    CLOUD_SCORE_NAME,
+    CLOUD_SCORE_PIXEL,
+    SATURATED,
+    Product,
+)
 
 # Earth Engine's limits on one answer's pixels (developers.google.com/earth-engine/guides/usage).
 MOST_BYTES, MOST_SIDE = 50_331_648, 32_768
@@ -37,13 +44,11 @@ class Listing:
     Attributes:
       landsat: scenes in the order of their ids.
       sentinel: the same; one of each granule.
-      without_cloud_score: ids of Sentinel-2 scenes that Cloud Score+ has not reached; masked by SCL alone.
       left_out: reasons by the id of scenes that are not used.
     """
 
     landsat: tuple[Scene, ...]
     sentinel: tuple[Scene, ...]
-    without_cloud_score: frozenset[str]
     left_out: Mapping[str, str]
 
 
@@ -51,7 +56,8 @@ class Listing:
 class EarthEngineSource:
     """Landsat-8/9 and Sentinel-2 scenes of a region and time.
 
-    Can be pickled; once it has listed the scenes it takes the list along, and connects anew where it is used.
+    Can be pickled, without the list of the scenes, which may be long and which reading does without; it connects anew
+    where it is used.
     Sentinel-2 is masked by the scene classification and Cloud Score+ together. At level "toa" there is no scene
     classification, so that scenes without Cloud Score+ are left out.
 
@@ -77,6 +83,9 @@ class EarthEngineSource:
     nir: str = "B8"
     connection: Connection = dataclasses.field(default_factory=Connection)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+
     @cached_property
     def listing(self) -> Listing:
         """All scenes, listed when it is first asked for.
@@ -89,15 +98,16 @@ class EarthEngineSource:
         if start >= end:
             raise FlagError(f"expected a start before the end. Received: start={self.start}, end={self.end}")
         landsat = [
-            ee_listing.scene(asset, product, product.bands)
+            ee_listing.scene(asset, product, product.bands, tuple(product.quality.values()))
             for product in (ee_products.product(craft, self.level) for craft in self.spacecraft)
             for asset in self._images(product, start, end)
         ]
-        sentinel, without, left_out = self._sentinel(start - more, end + more)
+        sentinel, left_out = self._sentinel(start - more, end + more)
+        without = sum(CLOUD_SCORE_NAME not in scene.masks for scene in sentinel)
         if left_out or without:
-            _log.info("%d Sentinel-2 scenes left out, %d without Cloud Score+", len(left_out), len(without))
+            _log.info("%d Sentinel-2 scenes left out, %d without Cloud Score+", len(left_out), without)
         ordered = (tuple(sorted(scenes, key=lambda scene: scene.id)) for scenes in (landsat, sentinel))
-        return Listing(*ordered, frozenset(without), left_out)
+        return Listing(*ordered, left_out)
 
     def _images(
         self, product: Product, start: datetime.datetime, end: datetime.datetime
@@ -105,19 +115,19 @@ class EarthEngineSource:
         client = ee_client.client(self.connection)
         return ee_listing.images(client, self.region, product, start, end, self.cloud_cover)
 
-    def _sentinel(
-        self, start: datetime.datetime, end: datetime.datetime
-    ) -> tuple[list[Scene], set[str], dict[str, str]]:
-        """Scenes, the ids of those without Cloud Score+, and the reasons of those left out."""
+    def _sentinel(self, start: datetime.datetime, end: datetime.datetime) -> tuple[list[Scene], dict[str, str]]:
+        """Scenes, and the reasons of those left out."""
         product = ee_products.product(sensors.SENTINEL_SPACECRAFT[0], self.level)
         kept, left_out = ee_listing.newest(list(self._images(product, start, end)))
         scores = ee_listing.cloud_scores(ee_client.client(self.connection), self.region, start, end)
-        scenes = [ee_listing.scene(asset, product, self._bands(product)) for asset in kept]
-        without = {scene.id for scene in scenes if scene.id not in scores}
-        if product.quality:
-            return scenes, without, left_out
-        left_out |= dict.fromkeys(sorted(without), "no Cloud Score+")
-        return [scene for scene in scenes if scene.id in scores], set(), left_out
+        scenes = []
+        for asset in kept:
+            score = (CLOUD_SCORE_NAME,) if ee_listing.index(asset) in scores else ()
+            if masks := (*product.quality.values(), *score):
+                scenes.append(ee_listing.scene(asset, product, self._bands(product), masks))
+            else:
+                left_out[ee_listing.index(asset)] = f"no {CLOUD_SCORE_NAME}"
+        return scenes, left_out
 
     def scenes(self) -> Sequence[Scene]:
         """Landsat's, then Sentinel-2's, in the order of their ids."""
@@ -158,30 +168,42 @@ class EarthEngineSource:
         if window.offset_in(native) is None:
             raise SceneError(f"a window must lie on the native grid, {native}. Received: window={window}")
         product = ee_products.product(scene.spacecraft, scene.level)
-        with_quality = product.sensor == "sentinel" or native == scene.grid
-        names, kinds = [self._bands(product)[band] for band in bands], product.quality if with_quality else {}
-        wanted = {f"{product.collection}/{scene.id}": [*names, *kinds.values()]}
-        score, scored = f"{CLOUD_SCORE}/{scene.id}", self._is_scored(scene)
-        if scored and window.pixel[0] == CLOUD_SCORE_PIXEL:
-            wanted[score] = [CLOUD_SCORE_BAND]
-        pixels = self._pixels(wanted, window)
-        dn = np.stack([pixels[name] for name in names], axis=-1)
+        answers = [self._pixels(wanted, grid) for wanted, grid in self._asked(scene, bands, window)]
+        pixels, names = answers[0], self._bands(product)
+        dn = np.stack([pixels[names[band]] for band in bands], axis=-1)
         valid, clear = _data(pixels, dn, product)
-        for kind, name in kinds.items():
-            clear &= quality.CLEAR[kind](pixels[name])
-        if scored:
-            if score not in wanted:
-                pixels = self._pixels({score: [CLOUD_SCORE_BAND]}, window.at(CLOUD_SCORE_PIXEL))
-            clear &= _all_clear(quality.cloud_score_clear(pixels[CLOUD_SCORE_BAND]), window.shape)
-        values = np.where(valid[..., None], radiometry.decode(dn, product.encoding), np.float32(0))
+        for kind, name in product.quality.items():
+            if name in pixels.dtype.names:
+                clear &= quality.CLEAR[kind](pixels[name])
+        if CLOUD_SCORE_BAND in answers[-1].dtype.names:
+            clear &= _all_clear(quality.cloud_score_clear(answers[-1][CLOUD_SCORE_BAND]), window.shape)
+        values = radiometry.decode(dn, product.encoding)
+        values[~valid] = 0.0
         return Raster(values, valid, valid & clear, window)
+
+    def cost(self, scene: Scene, bands: Sequence[str], window: Grid) -> list[int]:
+        """Bytes of pixels of every answer that `read` needs, as long as Earth Engine does not refuse its size."""
+        return [size for wanted, grid in self._asked(scene, bands, window) for size in _sizes(wanted, grid)]
+
+    def _asked(self, scene: Scene, bands: Sequence[str], window: Grid) -> list[tuple[Mapping[str, list[str]], Grid]]:
+        """What a window needs: bands by image, and the grid of each request.
+
+        Cloud Score+ comes along with the bands of its own 10 m, and by a request of its own for coarser ones.
+        """
+        product = ee_products.product(scene.spacecraft, scene.level)
+        with_quality = product.sensor == "sentinel" or scene.grids[bands[0]] == scene.grid
+        names = [self._bands(product)[band] for band in bands]
+        wanted = {f"{product.collection}/{scene.id}": names + (list(product.quality.values()) if with_quality else [])}
+        if CLOUD_SCORE_NAME not in scene.masks:
+            return [(wanted, window)]
+        score = {f"{CLOUD_SCORE}/{scene.id}": [CLOUD_SCORE_BAND]}
+        if window.pixel[0] == CLOUD_SCORE_PIXEL:
+            return [(wanted | score, window)]
+        return [(wanted, window), (score, window.at(CLOUD_SCORE_PIXEL))]
 
     def _bands(self, product: Product) -> Mapping[str, str]:
         sentinel = product.sensor == "sentinel"
         return {b: sensors.msi_band(b, self.nir).name for b in product.bands} if sentinel else product.bands
-
-    def _is_scored(self, scene: Scene) -> bool:
-        return scene.sensor == "sentinel" and scene.id not in self.listing.without_cloud_score
 
     def _pixels(self, wanted: Mapping[str, Sequence[str]], window: Grid) -> np.ndarray:
         """Bands of images, which have different names, in a window; in four parts where it is too large for one.
@@ -189,23 +211,46 @@ class EarthEngineSource:
         Returns:
           A structured array [height, width], one field for each band.
         """
-        itemsizes = [_ITEMSIZE.get(name, 4) for names in wanted.values() for name in names]
-        if max(window.shape) > MOST_SIDE or math.prod(window.shape) * sum(itemsizes) > MOST_BYTES:
-            return self._quarters(wanted, window)
+        if _exceeds(wanted, window):
+            return self._in_parts(wanted, window)
         try:
             return ee_client.client(self.connection).call(lambda: ee.data.computePixels(_request(wanted, window)))
         except TooLargeError as error:
             if min(window.shape) < 2 * SMALLEST:
                 raise PermanentError(f"a window of {window.shape} pixels is not split any more: {error}") from error
-            return self._quarters(wanted, window)
+            return self._in_parts(wanted, window)
 
-    def _quarters(self, wanted: Mapping[str, Sequence[str]], window: Grid) -> np.ndarray:
-        (rows, columns), (middle, centre) = window.shape, (size // 2 for size in window.shape)
-        strips = []
-        for row, height in ((0, middle), (middle, rows - middle)):
-            halves = (window.window(row, 0, height, centre), window.window(row, centre, height, columns - centre))
-            strips.append(np.concatenate([self._pixels(wanted, half) for half in halves], axis=1))
-        return np.concatenate(strips, axis=0)
+    def _in_parts(self, wanted: Mapping[str, Sequence[str]], window: Grid) -> np.ndarray:
+        rows = [np.concatenate([self._pixels(wanted, part) for part in row], axis=1) for row in _quarters(window)]
+        return np.concatenate(rows, axis=0)
+
+
+def _quarters(window: Grid) -> list[list[Grid]]:
+    """Four windows that make up one, row by row."""
+    (rows, columns), (middle, centre) = window.shape, (size // 2 for size in window.shape)
+    return [
+        [window.window(row, 0, height, centre), window.window(row, centre, height, columns - centre)]
+        for row, height in ((0, middle), (middle, rows - middle))
+    ]
+
+
+def _exceeds(wanted: Mapping[str, Sequence[str]], window: Grid) -> bool:
+    """Whether a window is beyond Earth Engine's limits, so that it need not be asked."""
+    return max(window.shape) > MOST_SIDE or _size(wanted, window) > MOST_BYTES
+
+
+def _sizes(wanted: Mapping[str, Sequence[str]], window: Grid) -> list[int]:
+    """Bytes of the answers that make up a window."""
+    if not _exceeds(wanted, window):
+        return [_size(wanted, window)]
+    return [size for row in _quarters(window) for part in row for size in _sizes(wanted, part)]
+
+
+def _size(wanted: Mapping[str, Sequence[str]], window: Grid) -> int:
+    """Bytes of a window's pixels."""
+    measured = {image: ee_products.itemsize(image.rpartition("/")[0]) for image in wanted}
+    sizes = (_ITEMSIZE.get(name, measured[image]) for image, names in wanted.items() for name in names)
+    return math.prod(window.shape) * sum(sizes)
 
 
 def _degrees(grid: Grid) -> tuple[float, float, float, float]:
@@ -234,8 +279,9 @@ def _request(wanted: Mapping[str, Sequence[str]], window: Grid) -> dict[str, Any
 
 def _data(pixels: np.ndarray, dn: np.ndarray, product: Product) -> tuple[np.ndarray, np.ndarray]:
     """Where there is data in every band, and where none is saturated. What is masked comes as 0."""
-    valid = (np.isfinite(dn) & (dn != 0)).all(axis=-1)
-    saturated = (dn == SATURATED).any(axis=-1)
+    planes = np.moveaxis(dn, -1, 0)  # to reduce along a short last axis takes numpy ten times as long
+    valid = np.all([np.isfinite(plane) & (plane != 0) for plane in planes], axis=0)
+    saturated = np.any([plane == SATURATED for plane in planes], axis=0)
     if product.sensor == "sentinel":
         return valid & ~saturated, np.ones_like(valid)
     if "QA_PIXEL" in pixels.dtype.names:

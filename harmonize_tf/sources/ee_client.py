@@ -3,7 +3,8 @@
 refused   429, too many concurrent aggregations: fewer requests at a time, wait, within a budget of time
 failed    5xx, time-outs, broken connections: a number of attempts, with growing jittered pauses
 too_large size, memory and computation time: `TooLargeError`, the caller asks for less
-denied    every other answer: `PermanentError`, at once
+denied    every other answer: `PermanentError`, at once; where the credentials or the project are refused, so that
+          nothing else would be granted either, `FlagError`
 """
 
 import dataclasses
@@ -35,6 +36,10 @@ _TOO_LARGE = re.compile(
     r"total request size|memory limit exceeded|computation timed out|must be less than or equal to", re.I
 )
 PAUSE, LONGEST_PAUSE = 0.5, 32.0  # s, before the first repetition and at most; each is drawn from half of it upwards
+
+
+class _CredentialsError(FlagError):
+    """Nobody is who the credentials say, or they have ended."""
 
 
 class TooLargeError(PermanentError):
@@ -93,8 +98,8 @@ class Client:
         """Initializes `ee`.
 
         Raises:
-          FlagError: there are no credentials, no project, or an address that cannot be used.
-          PermanentError: Earth Engine refuses the project or the credentials.
+          FlagError: there are no credentials, no project, or an address that cannot be used; or Earth Engine refuses
+            the project or the credentials.
           TransientError: Earth Engine cannot be reached.
         """
         self._connection, self._warned = connection, False
@@ -111,6 +116,7 @@ class Client:
         Raises:
           TooLargeError: it asks for too much at a time.
           PermanentError: it is refused for good.
+          FlagError: the credentials are refused.
           TransientError: attempts or time have run out.
         """
         failures, refusals, first = 0, 0, None
@@ -167,11 +173,13 @@ class Client:
         if loopback:
             try:
                 return self.call(lambda: self._ee_initialize(None))
-            except PermanentError as error:
-                if "authentication" not in str(error):
-                    raise
+            except _CredentialsError:
+                pass
         credentials = _credentials()
-        return self.call(lambda: self._ee_initialize(credentials))
+        try:
+            return self.call(lambda: self._ee_initialize(credentials))
+        except PermanentError as error:
+            raise FlagError(f"the project cannot use Earth Engine; register it, or give another. {error}") from error
 
     def _ee_initialize(self, credentials: Any) -> None:
         connection = self._connection
@@ -179,7 +187,10 @@ class Client:
         ee.data.setMaxRetries(0)  # the client's own repetitions would hold their place and be counted nowhere
         place = {"url": connection.url, "project": connection.project, "http_transport": self._transport}
         ee.Initialize(credentials=credentials, **place)
-        ee.data.setDefaultWorkloadTag(connection.workload_tag)
+        try:
+            ee.data.setDefaultWorkloadTag(connection.workload_tag)
+        except ValueError as error:
+            raise FlagError(f"{error} Received: workload_tag={connection.workload_tag}") from error
 
 
 _lock = threading.Lock()
@@ -192,7 +203,7 @@ def client(connection: Connection) -> Client:
     The `ee` module holds one connection: another one replaces it, so a process uses one at a time.
 
     Raises:
-      FlagError, PermanentError, TransientError: see `Client`.
+      FlagError, TransientError: see `Client`.
     """
     global _current
     with _lock:
@@ -242,13 +253,16 @@ def _classify(error: Exception) -> tuple[str, Exception]:
         return "failed", _caused(TransientError, f"Earth Engine cannot be reached; run again later. {received}", error)
     if isinstance(error, google_auth.GoogleAuthError):
         return "denied", _caused(
-            PermanentError, f"Google refuses the credentials; authenticate anew. {received}", error
+            _CredentialsError, f"Google refuses the credentials; authenticate anew. {received}", error
         )
     if not isinstance(error, ee.EEException | api_errors.Error):
         return "denied", error
     if status == 429 or _REFUSED.search(text):
         remedy = "raise the quota or --ee_throttle_budget_s"
         return "refused", _caused(TransientError, f"Earth Engine had no quota left; {remedy}. {received}", error)
+    if status == 401:
+        message = f"Earth Engine refuses the credentials; authenticate anew. {received}"
+        return "denied", _caused(_CredentialsError, message, error)
     if status >= 500 and status != 501:
         return "failed", _caused(TransientError, f"Earth Engine fails; run again later. {received}", error)
     if status == 400 and _TOO_LARGE.search(text):

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import ee
+import numpy as np
 from affine import Affine
 
 from harmonize_tf.geometry import Grid
-from harmonize_tf.sources import Scene
+from harmonize_tf.sources import Scene, region
 from harmonize_tf.sources.ee_client import Client
 from harmonize_tf.sources.ee_products import CLOUD_SCORE, Product
 
@@ -34,7 +35,7 @@ def images(
 
 def cloud_scores(client: Client, region: str, start: datetime.datetime, end: datetime.datetime) -> set[str]:
     """Ids of the Sentinel-2 scenes that Cloud Score+ has reached."""
-    return {_index(asset) for asset in _pages(client, CLOUD_SCORE, region, start, end, view="BASIC")}
+    return {index(asset) for asset in _pages(client, CLOUD_SCORE, region, start, end, view="BASIC")}
 
 
 def _pages(
@@ -51,20 +52,20 @@ def _pages(
         params = params | {"pageToken": page["nextPageToken"]}
 
 
-def _index(asset: Mapping[str, Any]) -> str:
+def index(asset: Mapping[str, Any]) -> str:
     """An image's id without its collection's."""
     return asset["id"].rpartition("/")[2]
 
 
-def scene(asset: Mapping[str, Any], product: Product, names: Mapping[str, str]) -> Scene:
-    """An image as a scene, with every band's own grid."""
+def scene(asset: Mapping[str, Any], product: Product, names: Mapping[str, str], masks: tuple[str, ...]) -> Scene:
+    """An image as a scene, with every band's own grid; `names` are Earth Engine's, by this project's bands."""
     properties, native = asset["properties"], {band["id"]: band["grid"] for band in asset["bands"]}
     sentinel = product.sensor == "sentinel"
     craft = properties["SPACECRAFT_NAME" if sentinel else "SPACECRAFT_ID"].upper().replace("-", "_")
     # "S2A_MSIL1C_2022..." and "LC08_L1TP_1930...": the product's type is in the first two parts.
     product_id = str(properties.get("PRODUCT_ID" if sentinel else "LANDSAT_PRODUCT_ID", product.collection))
     return Scene(
-        id=_index(asset),
+        id=index(asset),
         sensor=product.sensor,
         level=product.level,
         product="_".join(product_id.split("_")[:2]),
@@ -74,7 +75,29 @@ def scene(asset: Mapping[str, Any], product: Product, names: Mapping[str, str]) 
         sun=_sun(properties),
         view=_angles(properties, "MEAN_INCIDENCE_ZENITH_ANGLE_B4", "MEAN_INCIDENCE_AZIMUTH_ANGLE_B4"),
         processing_baseline=str(properties.get("PROCESSING_BASELINE", "")) if sentinel else "",
+        masks=masks,
+        footprint=_footprint(asset.get("geometry") or {}),
     )
+
+
+def _footprint(geometry: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The polygons of an image's geometry; None where there are none, or they are unbounded or cross the antimeridian.
+
+    Rings that stand alone are taken as polygons, other parts of a collection left out.
+    """
+    found: list[Any] = []
+    for part in geometry.get("geometries", [geometry]):
+        if part.get("type") == "LinearRing":
+            found.append([part["coordinates"]])
+        elif part.get("type") in ("Polygon", "MultiPolygon"):
+            found += region.polygons(part)
+    polygons = [polygon for polygon in found if polygon and len(polygon[0]) > 3]
+    if not polygons:
+        return None
+    points = np.array([point[:2] for polygon in polygons for ring in polygon for point in ring], float)
+    # Across the antimeridian longitudes go beyond 180 degrees, or lie at both ends of the map.
+    bounded = np.isfinite(points).all() and np.abs(points[:, 0]).max() <= 180 and np.ptp(points[:, 0]) <= 180
+    return region.joined(polygons) if bounded else None
 
 
 def _sun(properties: Mapping[str, Any]) -> tuple[float, float]:
@@ -108,7 +131,7 @@ def newest(assets: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]]
     for images in found.values():
         *older, newest = sorted(images, key=_age)
         kept.append(newest)
-        left_out |= {_index(asset): "processed anew" for asset in older}
+        left_out |= {index(asset): "processed anew" for asset in older}
     return kept, left_out
 
 

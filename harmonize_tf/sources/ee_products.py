@@ -13,7 +13,7 @@ from harmonize_tf.errors import SceneError
 from harmonize_tf.sensors import SENTINEL_BEFORE_BASELINE_0400, Encoding
 
 CLOUD_SCORE = "GOOGLE/CLOUD_SCORE_PLUS/V1/S2_HARMONIZED"  # images have the ids of Sentinel-2's, at both levels
-CLOUD_SCORE_BAND, CLOUD_SCORE_PIXEL = "cs_cdf", 10.0
+CLOUD_SCORE_NAME, CLOUD_SCORE_BAND, CLOUD_SCORE_PIXEL = "Cloud Score+", "cs_cdf", 10.0
 SATURATED = 65535  # of 16-bit digital numbers
 # Collection 2 T1_TOA is float reflectance already; masked pixels come as 0.
 TOA_REFLECTANCE = Encoding(1.0, 0.0)
@@ -87,6 +87,12 @@ def product(spacecraft: str, level: str) -> Product:
             f"Received: spacecraft={spacecraft}, level={level}"
         )
     return _PRODUCTS[spacecraft, level]
+
+
+def itemsize(collection: str) -> int:
+    """Bytes of one pixel of a collection's measured bands; 0 where it has none, as Cloud Score+."""
+    sizes = {product.collection: product.dtype.itemsize for product in _PRODUCTS.values()}
+    return sizes.get(collection, 0)
 
 
 def digital_numbers(reflectance: np.ndarray, encoding: Encoding) -> np.ndarray:

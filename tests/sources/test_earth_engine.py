@@ -42,7 +42,8 @@ def groups(scene):
 
 
 def described(scenes):
-    return sorted(map(repr, scenes))
+    """What both sources know of a scene."""
+    return sorted(repr(dataclasses.replace(scene, masks=(), footprint=None)) for scene in scenes)
 
 
 @pytest.mark.parametrize("level", ["toa", "sr"])
@@ -63,14 +64,15 @@ def test_scenes_pairs_and_pixels_are_those_that_are_served(level, crs):
         assert not emulator.requests("getPixels|value:compute")
 
 
-def test_a_pickled_source_takes_its_list_along():
-    with served(SMALL) as (emulator, source):
+def test_a_pickled_source_leaves_its_list_behind_and_reads_without_one():
+    with served(dataclasses.replace(SMALL, days=tuple(range(50)))) as (emulator, source):
         scenes = source.scenes()
         listed = len(emulator.requests("listAssets"))
+        assert len(pickle.dumps(source)) < 1000 < len(pickle.dumps(scenes))
         again = pickle.loads(pickle.dumps(source))
-        assert described(again.scenes()) == described(scenes)
         again.read(scenes[0], ["red"], scenes[0].grids["red"].window(0, 0, 5, 5))
         assert listed == len(emulator.requests("listAssets")) == 4  # LC08, LC09, Sentinel-2, Cloud Score+
+        assert described(again.scenes()) == described(scenes)
 
 
 def test_long_lists_come_page_by_page_and_a_failure_repeats_one_page():
@@ -133,8 +135,9 @@ def test_every_tile_that_a_landsat_scene_meets_gives_a_pair_the_nearest_in_time(
 def test_a_scene_without_cloud_score_is_masked_by_its_classes_alone_and_recorded():
     name = SIMULATED.pairs()[0][1].id
     with served(SIMULATED, without_cloud_score=[name]) as (emulator, source):
-        assert source.listing.without_cloud_score == {name}
         scene = next(scene for scene in source.scenes() if scene.id == name)
+        others = [s.masks for s in source.listing.sentinel if s.id != name]
+        assert scene.masks == ("SCL",) and others == [("SCL", "Cloud Score+")] * len(others)
         grid = scene.grids["red"]
         found, exact = source.read(scene, ["red"], grid), SIMULATED.read(scene, ["red"], grid)
         assert not found.clear.all() and exact.clear.mean() < found.clear.mean() < exact.clear.mean() + 0.02
@@ -334,6 +337,29 @@ def test_what_is_denied_is_permanent_and_asked_once(status):
         (error,) = read_all(source, 1, 1)
         assert type(error) is PermanentError and f"{status}, no such thing" in str(error)
         assert len(emulator.requests("computePixels")) == 1
+
+
+def test_refused_credentials_are_told_as_such():
+    with served(SMALL) as (emulator, source):
+        scene = source.scenes()[0]
+        emulator.faults = [Fault(401, "computePixels", message="Request had invalid authentication credentials.")]
+        with pytest.raises(FlagError, match="authenticate anew"):
+            source.read(scene, ["red"], scene.grids["red"].window(0, 0, 5, 5))
+
+
+def test_a_project_that_is_not_registered_is_told_as_such(monkeypatch, tmp_path):
+    with served(SMALL, auth=True) as (emulator, source):
+        monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(emulator.write_key(tmp_path / "key.json")))
+        monkeypatch.setattr(ee.oauth, "get_credentials_path", lambda: str(tmp_path / "none"))
+        emulator.faults = [Fault(403, "algorithms", message="Project is not registered to use Earth Engine.")]
+        with pytest.raises(FlagError, match="cannot use Earth Engine; register it.*403"):
+            source.scenes()
+
+
+def test_a_workload_tag_that_earth_engine_does_not_take_is_told():
+    with served(SMALL, connection={"workload_tag": "Not So"}) as (_, source):
+        with pytest.raises(FlagError, match="workload_tag=Not So"):
+            source.scenes()
 
 
 @pytest.mark.filterwarnings("ignore:Your project has exceeded")

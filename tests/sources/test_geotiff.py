@@ -252,7 +252,7 @@ def pair_of(folder, second, **landsat):
     ("second", "landsat", "message"),
     [
         ({"left": 400_000.0}, {}, "no common ground.*400000"),
-        ({"crs": "EPSG:32634"}, {}, "one UTM zone.*EPSG:32634, EPSG:32633"),
+        ({"crs": "EPSG:32634"}, {}, "no common ground.*EPSG:32634"),
         ({}, {"level": "sr"}, "one level.*sr, toa"),
     ],
 )
