@@ -1,42 +1,62 @@
-"""Paired patches from scenes to TFRecords, split by ground cells.
+r"""Paired patches from scenes to TFRecords, split by ground cells.
 
     harmonize export --source=degraded --scenes=scenes/T33UUU/manifest.json --out=runs/one/examples
-    python -m beam_jobs.export_pairs --source=simulated --out=runs/one/examples --split_block=1920
+    harmonize export --source=earthengine --area=12.0,51.0,12.5,51.3 --start=2022-06-01 --end=2022-09-01 \
+      --ee_project=my-project --out=runs/two/examples
+    python -m beam_jobs.export_pairs --source=simulated --out=runs/three/examples --split_block=1920
 
 `--scenes` are manifests (see harmonize_tf/sources/scene_manifest.py) or Landsat folders with their MTL. Flags that are
 not listed here go to Beam: `--runner=DataflowRunner --max_num_workers=8`. Without a runner the job runs in this
-process by `--threads`.
+process. The same command continues a job that was stopped. docs/export.md tells more.
 """
 
-import functools
 import logging
 import os
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
 from absl import flags
+from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
-from beam_jobs import options, plan, progress, shards
-from beam_jobs.plan import Plan, Settings
-from beam_jobs.transforms import FAILED, REJECTED, FetchPatch, MaskAndGate
-from harmonize_tf import command, pairing, patches, records, sensors
+from beam_jobs import estimate, exports, options, plan, progress, settings, shards, tally
+from beam_jobs.export_shard import ExportShard, Job, cancel
+from beam_jobs.folder import Folder
+from beam_jobs.plan import Plan, Task
+from beam_jobs.settings import Settings
+from harmonize_tf import command, pairing, patches, sensors
 from harmonize_tf.errors import FlagError
 from harmonize_tf.sources import SceneSource
+from harmonize_tf.sources.ee_client import Connection
 
 FLAGS = flags.FlagValues()
-_SOURCE = flags.DEFINE_enum("source", None, list(plan.SOURCES), "Where scenes come from.", flag_values=FLAGS)
+_SOURCE = flags.DEFINE_enum("source", None, list(settings.SOURCES), "Where scenes come from.", flag_values=FLAGS)
 _SCENES = flags.DEFINE_list(
     "scenes",
     [],
     "Manifests or Landsat folders. For --source=simulated: none, or a JSON file of the source's attributes.",
     flag_values=FLAGS,
 )
-_OUT = flags.DEFINE_string("out", None, "Folder of examples to write, such as RUN/examples.", flag_values=FLAGS)
+_OUT = flags.DEFINE_string("out", None, "Folder to write, RUN/examples or gs://BUCKET/RUN/examples.", flag_values=FLAGS)
+_AREA = flags.DEFINE_string(
+    "area",
+    None,
+    "GeoJSON file, or west,south,east,north in degrees, that holds the patches' centres.",
+    flag_values=FLAGS,
+)
+_START = flags.DEFINE_string("start", None, "First day of Landsat scenes, such as 2022-06-01.", flag_values=FLAGS)
+_END = flags.DEFINE_string("end", None, "The day after their last.", flag_values=FLAGS)
+_LANDSAT = flags.DEFINE_list("landsat", ["8", "9"], "Which ones.", flag_values=FLAGS)
+_CLOUD_COVER = flags.DEFINE_float(
+    "cloud_cover", 50, "Greatest share of cloud in a scene of Earth Engine, percent.", 0, 100, flag_values=FLAGS
+)
 _BANDS = flags.DEFINE_enum("bands", "rgbn", list(sensors.BAND_SETS), "Band set.", flag_values=FLAGS)
 _LEVEL = flags.DEFINE_enum(
-    "level", None, sensors.LEVELS, "Level; needed only when the scenes are of several.", flag_values=FLAGS
+    "level",
+    None,
+    sensors.LEVELS,
+    "Level; Earth Engine: toa by default; else needed only for scenes of several.",
+    flag_values=FLAGS,
 )
 _NIR = flags.DEFINE_enum("nir", "B8", ["B8", "B8A"], "Sentinel-2's band behind nir.", flag_values=FLAGS)
 _PAN = flags.DEFINE_boolean(
@@ -60,9 +80,55 @@ _MAX_SHIFT = flags.DEFINE_float("max_shift", 20, "Greatest shift between the sen
 _MIN_CORRELATION = flags.DEFINE_float(
     "min_correlation", 0.5, "Smallest correlation of the visible bands' mean.", -1, 1, flag_values=FLAGS
 )
-_SHARD_EXAMPLES = flags.DEFINE_integer("shard_examples", 256, "Most records in a shard.", 1, flag_values=FLAGS)
-_THREADS = flags.DEFINE_integer("threads", os.cpu_count(), "Threads of the local runner.", 1, flag_values=FLAGS)
-_OVERWRITE = flags.DEFINE_boolean("overwrite", False, "Replace a finished export.", flag_values=FLAGS)
+_SHARD_EXAMPLES = flags.DEFINE_integer(
+    "shard_examples", 256, "Most patches in a shard, which a worker holds in memory.", 1, flag_values=FLAGS
+)
+_REQUEST_SIDE = flags.DEFINE_integer(
+    "request_side", 4, "Side, in patches, of the squares that one request reads.", 1, 16, flag_values=FLAGS
+)
+_THREADS = flags.DEFINE_integer(
+    "threads",
+    None,
+    "Threads of each process; by default one for each core, and for Earth Engine one more for each request in flight.",
+    1,
+    flag_values=FLAGS,
+)
+_DRY_RUN = flags.DEFINE_boolean("dry_run", False, "Print how much there is to do, and do nothing.", flag_values=FLAGS)
+_OVERWRITE = flags.DEFINE_boolean(
+    "overwrite", False, "Replace another export, or this one when it is finished.", flag_values=FLAGS
+)
+_MAX_DEAD_FRACTION = flags.DEFINE_float(
+    "max_dead_fraction", 0.01, "Greatest share of patches that may have failed.", 0, 1, flag_values=FLAGS
+)
+_RETRY_DEAD = flags.DEFINE_boolean(
+    "retry_dead", False, "Fetch again what had failed for good, once that is mended.", flag_values=FLAGS
+)
+_ASKED = Connection()
+_EE_PROJECT = flags.DEFINE_string(
+    "ee_project", None, "Google Cloud project with Earth Engine; by default --project.", flag_values=FLAGS
+)
+_EE_URL = flags.DEFINE_string("ee_url", _ASKED.url, "Earth Engine's endpoint.", flag_values=FLAGS)
+_EE_MAX_CONCURRENT = flags.DEFINE_integer(
+    "ee_max_concurrent", _ASKED.max_concurrent, "Most requests in flight, of all workers.", 1, flag_values=FLAGS
+)
+_EE_DEADLINE_S = flags.DEFINE_float(
+    "ee_deadline_s", _ASKED.deadline_s, "Longest time for one answer.", 1, flag_values=FLAGS
+)
+_EE_ATTEMPTS = flags.DEFINE_integer(
+    "ee_attempts", _ASKED.attempts, "How often a request that fails is sent.", 1, flag_values=FLAGS
+)
+_EE_THROTTLE_BUDGET_S = flags.DEFINE_float(
+    "ee_throttle_budget_s",
+    _ASKED.throttle_budget_s,
+    "How long a request is repeated for which there is no quota.",
+    0,
+    flag_values=FLAGS,
+)
+_WORKLOAD_TAG = flags.DEFINE_string(
+    "workload_tag", _ASKED.workload_tag, "Label in the project's Earth Engine accounting.", flag_values=FLAGS
+)
+
+SHARDS_AT_ONCE = 2  # in one process: while one is compressed and written, the other keeps the threads busy
 
 _log = logging.getLogger("harmonize")
 
@@ -71,75 +137,69 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Exports patches.
 
     Raises:
-      FlagError: a flag is wrong, or a split gets no patch.
+      FlagError: a flag is wrong, a split gets no patch, or patches could not be fetched.
       SceneError: a scene cannot be used.
     """
     rest = command.parse(FLAGS, argv, known_only=True)
-    beam_options = options.pipeline_options(rest, _THREADS.value, FLAGS)
-    settings = _settings()
-    source = plan.open_source(settings)
-    planned = plan.make(source, settings)
-    out, identity = pathlib.Path(_OUT.value), _identity(settings, planned)
-    if _OVERWRITE.value:
-        shards.check_ours(out)
-    elif shards.is_finished(out, identity):
+    beam_options = options.pipeline_options(rest, SHARDS_AT_ONCE, FLAGS)
+    wanted = _settings()
+    source = settings.open_source(wanted, _connection(beam_options))
+    if _DRY_RUN.value:
+        print(estimate.told(plan.make(source, wanted), source, wanted, _EE_MAX_CONCURRENT.value))
+        return
+    out = Folder(_OUT.value)
+    try:
+        _export(out, source, wanted, beam_options)
+    except OSError as error:
+        raise FlagError(f"{error}; mend that, then run the same command again. Received: out={out}") from error
+
+
+def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: PipelineOptions) -> None:
+    """Begins an export or continues one, and finishes it."""
+    identity = settings.identity(wanted)
+    folder = exports.workplace(out, overwrite=_OVERWRITE.value)
+    export = exports.find(folder, identity, overwrite=_OVERWRITE.value)
+    if export is None:
+        planned = plan.make(source, wanted)
+        export = exports.begin(folder, identity, _about(wanted, planned), planned, FLAGS.flags_into_string())
+    made = shards.manifests(folder, export.tasks)
+    todo = exports.unfinished(export, made, _RETRY_DEAD.value)
+    if not todo and folder is out and exports.is_finished(folder):
         _log.info("%s holds this export already; use --overwrite if the scenes' pixels have changed", out)
         return
-    with shards.written_aside(out) as folder:
-        (folder / "plan.jsonl").write_text(planned.lines())
-        command.write_flags(FLAGS, folder / "flags.txt")
-        with progress.show(len(planned.patches), "patches"), options.pipeline(beam_options) as pipeline:
-            export(pipeline, source, settings, planned, identity, os.fspath(folder))
-        shards.check_failures(folder)
-        info = shards.read_info(folder)
-        patches.check_all_splits_filled(info["counts"], settings.split, _remedy(info["rejected"]))
+    if todo:
+        folder.delete([exports.INFO])
+        if made:
+            _log.info("%d of %d shards are there already", len(export.tasks) - len(todo), len(export.tasks))
+        job = Job(
+            folder, source, wanted, export.about["level"], export.about["pan"], export.splits, _threads(beam_options),
+            _RETRY_DEAD.value,
+        )  # fmt: skip
+        try:
+            with progress.show(sum(t.patches for t in todo), "patches"), options.pipeline(beam_options) as pipeline:
+                add_to(pipeline, todo, job)
+        except KeyboardInterrupt:
+            cancel()
+            raise
+        made = shards.manifests(folder, export.tasks)
+    info = exports.finish(folder, export, identity, made, _MAX_DEAD_FRACTION.value)
+    if folder is not out:
+        out.take_over(folder, last=exports.INFO)
     _log.info("%s: %s", out, _told(info))
 
 
-def export(
-    pipeline: beam.Pipeline,
-    source: SceneSource,
-    settings: Settings,
-    planned: Plan,
-    identity: Mapping[str, Any],
-    folder: str,
-) -> None:
+def add_to(pipeline: beam.Pipeline, tasks: Sequence[Task], job: Job) -> None:
     """Adds the whole job to a pipeline."""
-    read = (
+    (
         pipeline
-        | "Plan" >> beam.Create([(planned.shards[patch.id], patch) for patch in planned.patches])
+        | "Shards" >> beam.Create(tasks)
         | "Reshuffle" >> beam.Reshuffle()
-        | "FetchPatch" >> beam.ParDo(FetchPatch(source, settings.bands, planned.pan)).with_outputs(FAILED, main="views")
-    )
-    judged = read.views | "MaskAndGate" >> beam.ParDo(MaskAndGate(settings, planned.level)).with_outputs(
-        REJECTED, main="accepted"
-    )
-    accepted, rejected = judged.accepted, judged[REJECTED]
-    encoded = accepted | "Encode" >> beam.MapTuple(lambda shard, record: (shard, (record.id, records.encode(record))))
-    nothing = rejected | "Nothing" >> beam.MapTuple(lambda shard, line: (shard, (line["id"], None)))
-    (
-        (encoded, nothing)
-        | "Flatten" >> beam.Flatten()
-        | "GroupByShard" >> beam.GroupByKey()
-        | "WriteShard" >> beam.Map(functools.partial(shards.write_shard, folder=folder))
-    )
-    (
-        read[FAILED]
-        | "Failed" >> beam.combiners.ToList()
-        | "WriteFailures" >> beam.Map(shards.write_failures, folder=folder)
-    )
-    lines = rejected | "Lines" >> beam.Values() | "Rejected" >> beam.combiners.ToList()
-    (
-        accepted
-        | "Records" >> beam.Values()
-        | "Summarise" >> beam.CombineGlobally(shards.Summarise())
-        | "WriteInfo"
-        >> beam.Map(shards.write_info, beam.pvalue.AsSingleton(lines), identity=dict(identity), folder=folder)
+        | "ExportShard" >> beam.ParDo(ExportShard(job))
     )
 
 
 def _settings() -> Settings:
-    for flag in (_SOURCE, _OUT):
+    for flag in (_SOURCE,) if _DRY_RUN.value else (_SOURCE, _OUT):
         if not flag.value:
             raise FlagError(f"--{flag.name} is needed. See --help. Received: {flag.name}={flag.value}")
     try:
@@ -156,43 +216,65 @@ def _settings() -> Settings:
         split=split,
         split_block=_SPLIT_BLOCK.value,
         seed=_SEED.value,
+        area=_AREA.value,
+        start=_START.value,
+        end=_END.value,
+        landsat=tuple(_LANDSAT.value),
+        cloud_cover=_CLOUD_COVER.value,
         max_days=_MAX_DAYS.value,
         min_valid=_MIN_VALID.value,
         max_shift=_MAX_SHIFT.value,
         min_correlation=_MIN_CORRELATION.value,
         shard_examples=_SHARD_EXAMPLES.value,
+        request_side=_REQUEST_SIDE.value,
     )
 
 
-def _identity(settings: Settings, planned: Plan) -> dict[str, Any]:
-    """What makes an export this one, as dataset_info.json keeps it."""
-    plain = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(settings).items()}
+def _connection(beam_options: PipelineOptions) -> Connection:
+    """To Earth Engine, with this process's share of the requests."""
+    return Connection(
+        project=_EE_PROJECT.value or beam_options.view_as(GoogleCloudOptions).project,
+        url=_EE_URL.value,
+        max_concurrent=options.share(beam_options, _EE_MAX_CONCURRENT.value) if _from_earth_engine() else 1,
+        deadline_s=_EE_DEADLINE_S.value,
+        attempts=_EE_ATTEMPTS.value,
+        throttle_budget_s=_EE_THROTTLE_BUDGET_S.value,
+        workload_tag=_WORKLOAD_TAG.value,
+    )
+
+
+def _from_earth_engine() -> bool:
+    return _SOURCE.value == "earthengine"
+
+
+def _threads(beam_options: PipelineOptions) -> int:
+    """Threads of one process: some wait for answers, while others compute."""
+    waiting = options.share(beam_options, _EE_MAX_CONCURRENT.value) if _from_earth_engine() else 0
+    return _THREADS.value or waiting + (os.cpu_count() or 1)
+
+
+def _about(wanted: Settings, planned: Plan) -> dict[str, Any]:
+    """What dataset_info.json says of the plan."""
     return {
-        "source": settings.source,
+        "source": wanted.source,
         "level": planned.level,
-        "bands": list(settings.bands),
-        "nir": settings.nir,
+        "bands": list(wanted.bands),
+        "nir": wanted.nir,
         "pan": planned.pan,
-        "flags": plain,
-        "inputs": plan.fingerprints(settings.scenes),
-        "plan_sha256": planned.sha256(),
     }
-
-
-def _remedy(rejected: Mapping[str, int]) -> str:
-    reasons = ", ".join(f"{count} by {reason}" for reason, count in rejected.items()) or "none"
-    return (
-        f"Rejected were {reasons}: loosen --min_valid, --max_shift or --min_correlation, give more scenes, or use a "
-        "smaller --split_block or another --seed."
-    )
 
 
 def _told(info: Mapping[str, Any]) -> str:
     parts = [", ".join(f"{count} {split}" for split, count in info["counts"].items())]
     parts += [f"{count} rejected by {reason}" for reason, count in info["rejected"].items()]
+    parts += [f"{count} dead ({kind})" for kind, count in info["dead"].items() if count]
+    if info["dead"]["transient"]:
+        parts.append("run the same command again for those that failed for passing reasons")
     if info["shift_m"]:
         east, north = info["shift_m"]["median"]
         parts.append(f"median shift {east:+.1f} m east, {north:+.1f} m north (90 % within {info['shift_m']['p90']} m)")
+    if info["requests"]["requests"]:
+        parts.append(tally.told(info["requests"]))
     return "; ".join(parts)
 
 

@@ -57,7 +57,7 @@ class Folder:
         return fs, f"{root}/{name}"
 
     def check_writable(self) -> None:
-        """Writes and removes a small file, and makes the folder.
+        """Writes and removes a small file, and leaves nothing behind.
 
         Raises:
           FlagError: nothing can be written there.
@@ -66,9 +66,13 @@ class Folder:
             fs, root = self._opened
             if fs.isfile(root):
                 raise NotADirectoryError("a file has that name")
+            places = pathlib.Path(root, STAGING), pathlib.Path(root), *pathlib.Path(root).parents
+            new = [place for place in places if isinstance(fs, LocalFileSystem) and not place.exists()]
             probe = f"{STAGING}/{uuid.uuid4().hex}"
             self.write(probe, b"")
             self.delete([probe])
+            for place in new:
+                place.rmdir()
         except Exception as error:  # each filesystem and its credentials raise what they like
             missing = isinstance(error, FileNotFoundError) and "://" in self.url
             reason = "there is no such bucket" if missing else str(error) or type(error).__name__

@@ -18,11 +18,11 @@ class _Shown:
         self.total, self.unit, self.done = total, unit, 0
         self.bar = tqdm(total=total, unit=unit, desc="export") if sys.stderr.isatty() else None
 
-    def advance(self) -> None:
-        self.done += 1
+    def advance(self, count: int) -> None:
+        before, self.done = self.done, self.done + count
         if self.bar is not None:
-            self.bar.update()
-        elif self.done * 10 // self.total > (self.done - 1) * 10 // self.total:
+            self.bar.update(count)
+        elif self.done * 10 // self.total > before * 10 // self.total:
             _log.info("%d of %d %s", self.done, self.total, self.unit)
 
 
@@ -39,8 +39,8 @@ def show(total: int, unit: str) -> Iterator[None]:
         _shown = None
 
 
-def advance() -> None:
-    """Says that one more is done; any thread may."""
+def advance(count: int) -> None:
+    """Says that some more are done; any thread may."""
     with _lock:
         if _shown is not None:
-            _shown.advance()
+            _shown.advance(count)

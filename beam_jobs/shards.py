@@ -1,235 +1,153 @@
-"""The folder of examples: shards, dataset_info.json, rejected.jsonl; all of it whole or not there."""
+"""A shard on disk: one file of records for each split, and a manifest that says what became of every patch.
 
-import collections
-import contextlib
+The manifest comes last; a shard without one was not made. A shard some of whose squares failed for passing reasons is
+partial: made again, it keeps what it has and fetches those squares only.
+"""
+
+import dataclasses
+import hashlib
+import io
 import json
-import pathlib
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import apache_beam as beam
-import numpy as np
+from beam_jobs import summary, tally
+from beam_jobs.folder import Folder
+from beam_jobs.plan import Task
+from beam_jobs.squares import Square
+from harmonize_tf import records
 
-import harmonize_tf
-from harmonize_tf import geometry, patches, records
-from harmonize_tf.errors import FlagError, SceneError
-from harmonize_tf.records import Capture, Record
-from harmonize_tf.sensors import CODE
-
-SHIFT_STEP = 0.5  # m, the twentieth of a 10 m pixel in which shifts are estimated
-INFO, FAILURES = "dataset_info.json", "failures.json"
+TRANSIENT, PERMANENT = "transient", "permanent"
 
 
-def write_shard(element: tuple[str, Iterable[tuple[str, bytes | None]]], folder: str) -> None:
-    """Writes a shard, its records in the order of their ids.
+@dataclasses.dataclass
+class Harvest:
+    """What became of some squares.
 
-    Args:
-      element: name of the shard, and ids with serialized records; None for a patch that was rejected, so that a
-        shard of which nothing is left is still written.
-      folder: of the examples.
-    """
-    shard, items = element
-    path = pathlib.Path(folder) / f"{shard}.tfrecord.gz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    kept = sorted((name, serialized) for name, serialized in items if serialized is not None)
-    records.write_shard(aside, (serialized for _, serialized in kept))
-    aside.rename(path)
-
-
-class Summarise(beam.CombineFn):
-    """Counts, statistics and shifts of records, as dataset_info.json holds them.
-
-    Everything is added up in integers (codes, their squares, steps of the shift), so that the result does not depend
-    on the order in which runners add.
+    Attributes:
+      encoded: split, patch id and serialized record of what was exported.
+      sums: of the records, see `summary`.
+      rejected: a line for each patch that a gate closed on.
+      dead: a line for each square that could not be fetched: the work item, its kind and the error.
+      requests: what the requests came to, see `tally`.
     """
 
-    def create_accumulator(self) -> collections.Counter:
-        """Sums by key, all zero."""
-        return collections.Counter()
+    encoded: list[tuple[str, str, bytes]] = dataclasses.field(default_factory=list)
+    sums: Counter = dataclasses.field(default_factory=Counter)
+    rejected: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+    dead: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
+    requests: list[Mapping[str, Any]] = dataclasses.field(default_factory=list)
 
-    def add_input(self, accumulator: collections.Counter, record: Record) -> collections.Counter:
-        """Adds a record."""
-        accumulator["count", record.split] += 1
-        if not np.isnan(record.shift_m[0]):
-            accumulator["shift", *(round(shift / SHIFT_STEP) for shift in record.shift_m)] += 1
-        for sensor in ("landsat", "sentinel"):
-            if (capture := getattr(record, sensor)) is not None:
-                accumulator["spacecraft", sensor, capture.spacecraft] += 1
-                for name, codes in _valid_codes(sensor, capture):
-                    for band, plane in enumerate(codes.T.astype(np.int64)):
-                        for power in range(3):
-                            accumulator["sum", record.split, name, band, power] += int((plane**power).sum())
-        return accumulator
-
-    def merge_accumulators(self, accumulators: Iterable[collections.Counter]) -> collections.Counter:
-        """Adds accumulators."""
-        total: collections.Counter = collections.Counter()
-        for accumulator in accumulators:
-            total.update(accumulator)
-        return total
-
-    def extract_output(self, accumulator: collections.Counter) -> dict[str, Any]:
-        """The part of dataset_info.json that the records decide."""
-        counts = {split: accumulator["count", split] for split in patches.SPLITS}
-        spacecraft: dict[str, dict[str, int]] = {"landsat": {}, "sentinel": {}}
-        for key in sorted(key for key in accumulator if key[0] == "spacecraft"):
-            spacecraft[key[1]][key[2]] = accumulator[key]
-        splits = ["train"] if counts["train"] else list(counts)
-        names = sorted({key[2] for key in accumulator if key[0] == "sum"})
-        return {
-            "counts": counts,
-            "spacecraft": spacecraft,
-            "statistics": {name: _statistics(accumulator, splits, name) for name in names},
-            "shift_m": _shifts(accumulator),
-        }
+    def add(self, other: "Harvest") -> None:
+        """Takes another one in."""
+        self.encoded += other.encoded
+        self.sums.update(other.sums)
+        self.rejected += other.rejected
+        self.dead += other.dead
+        self.requests += other.requests
 
 
-def _valid_codes(sensor: str, capture: Capture) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and codes [pixel, band] of the clear pixels."""
-    clear = capture.valid.astype(bool)
-    yield sensor, capture.ms[clear]
-    if capture.pan is not None:
-        seen = clear.repeat(2, 0).repeat(2, 1) & (capture.pan[..., 0] > 0)
-        yield "pan", capture.pan[seen]
+@dataclasses.dataclass(frozen=True)
+class Manifest:
+    """What is known of a shard that was made.
 
-
-def _statistics(sums: Mapping[tuple, int], splits: Iterable[str], name: str) -> dict[str, list[float]]:
-    """Mean and standard deviation in reflectance of every band, rounded to what a code can tell."""
-    mean, std = [], []
-    band = 0
-    while any(("sum", split, name, band, 0) in sums for split in splits):
-        count, first, second = (sum(sums["sum", split, name, band, power] for split in splits) for power in range(3))
-        count = max(count, 1)
-        mean.append(round(first / count * CODE.scale + CODE.offset, 8))
-        std.append(round((max(second * count - first**2, 0) ** 0.5) / count * CODE.scale, 8))
-        band += 1
-    return {"mean": mean, "std": std}
-
-
-def _shifts(sums: Mapping[tuple, int]) -> dict[str, Any] | None:
-    """Median to the east and north, and the length that nine of ten patches stay below, m."""
-    keys = sorted(key for key in sums if key[0] == "shift")
-    if not keys:
-        return None
-    shifts = np.repeat([key[1:] for key in keys], [sums[key] for key in keys], axis=0) * SHIFT_STEP
-    p90 = round(float(np.percentile(np.hypot(*shifts.T), 90)), 3)
-    return {"median": np.median(shifts, axis=0).tolist(), "p90": p90, "patches": len(shifts)}
-
-
-def write_failures(failures: Sequence[tuple[str, str]], folder: str) -> None:
-    """Keeps what could not be read for `check_failures`."""
-    (pathlib.Path(folder) / FAILURES).write_text(json.dumps(sorted(failures)))
-
-
-def check_failures(folder: pathlib.Path) -> None:
-    """Ends a job of which some patch could not be read.
-
-    Raises:
-      SceneError: with the first patch's message.
+    Attributes:
+      files: records, bytes and sha256 of the file of every split.
+      rejected: see `Harvest`.
+      dead: see `Harvest`.
+      sums: see `Harvest`.
+      requests: see `Harvest`, added up.
     """
-    path = folder / FAILURES
-    failures = json.loads(path.read_text())
-    path.unlink()
-    if failures:
-        raise SceneError(failures[0][1])
+
+    files: Mapping[str, Mapping[str, Any]]
+    rejected: Sequence[Mapping[str, Any]]
+    dead: Sequence[Mapping[str, Any]]
+    sums: Counter
+    requests: Mapping[str, Any]
+
+    def missing(self, retry_dead: bool) -> list[Mapping[str, Any]]:
+        """The dead squares that are to be fetched again."""
+        return [line for line in self.dead if retry_dead or line["kind"] == TRANSIENT]
+
+    def serialized(self) -> bytes:
+        """As JSON."""
+        plain = vars(self) | {"sums": summary.to_json(self.sums)}
+        return (json.dumps(plain, sort_keys=True) + "\n").encode()
+
+    @classmethod
+    def parse(cls, content: bytes) -> "Manifest":
+        """Out of JSON.
+
+        Raises:
+          ValueError: it was cut off.
+        """
+        plain = json.loads(content)
+        return cls(**plain | {"sums": summary.from_json(plain["sums"])})
 
 
-def write_info(
-    summary: Mapping[str, Any], rejected: Iterable[Mapping], identity: Mapping[str, Any], folder: str
-) -> None:
-    """Writes rejected.jsonl and, last, dataset_info.json.
-
-    Args:
-      summary: from `Summarise`.
-      rejected: lines for rejected.jsonl, in any order.
-      identity: what was decided before the job ran.
-      folder: of the examples.
-    """
-    lines = sorted(rejected, key=lambda line: line["id"])
-    reasons = collections.Counter(line["reason"] for line in lines)
-    path = pathlib.Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    (path / "rejected.jsonl").write_text("".join(json.dumps(line, sort_keys=True) + "\n" for line in lines))
-    info = {
-        "schema": records.SCHEMA,
-        "package_version": harmonize_tf.__version__,
-        "patch_m": geometry.PATCH,
-        **identity,
-        **summary,
-        "rejected": dict(sorted(reasons.items())),
-    }
-    aside = path / f"{INFO}.tmp"
-    aside.write_text(json.dumps(info, indent=2, sort_keys=True) + "\n")
-    aside.rename(path / INFO)
+def manifest_name(shard: str) -> str:
+    """Of the file in the folder."""
+    return f"shards/{shard}.json"
 
 
-def read_info(folder: pathlib.Path) -> dict[str, Any]:
-    """The dataset_info.json of a folder of examples."""
+def file_name(split: str, shard: str) -> str:
+    """Of a split's file in the folder."""
+    return f"{split}/{shard}.tfrecord.gz"
+
+
+def write(folder: Folder, shard: str, splits: Iterable[str], harvest: Harvest) -> Manifest:
+    """Writes a shard, its records in the order of their ids; a split of which nothing is left gets an empty file."""
+    files = {}
+    for split in splits:
+        kept = sorted((name, serialized) for where, name, serialized in harvest.encoded if where == split)
+        content = records.shard(serialized for _, serialized in kept)
+        folder.write(file_name(split, shard), content)
+        digest = hashlib.sha256(content).hexdigest()
+        files[split] = {"records": len(kept), "bytes": len(content), "sha256": digest}
+    rejected, dead = (sorted(lines, key=_first_id) for lines in (harvest.rejected, harvest.dead))
+    manifest = Manifest(files, rejected, dead, harvest.sums, tally.merged(harvest.requests))
+    folder.write(manifest_name(shard), manifest.serialized())
+    return manifest
+
+
+def _first_id(line: Mapping[str, Any]) -> str:
+    """Of a rejected patch, or of a dead square's first patch."""
+    return line["id"] if "id" in line else line["patches"][0]["id"]
+
+
+def manifests(folder: Folder, tasks: Iterable[Task]) -> dict[str, Manifest]:
+    """Manifests by shard, of the shards whose files are there as they were written."""
+    sizes = folder.sizes()
+    there = [task.shard for task in tasks if manifest_name(task.shard) in sizes]
+    found = folder.read_many([manifest_name(shard) for shard in there])
+    whole = {}
+    for shard in there:
+        try:
+            manifest = Manifest.parse(found[manifest_name(shard)])
+        except ValueError:
+            continue
+        files = {file_name(split, shard): entry["bytes"] for split, entry in manifest.files.items()}
+        if all(sizes.get(name) == size for name, size in files.items()):
+            whole[shard] = manifest
+    return whole
+
+
+def kept(folder: Folder, shard: str, squares: Sequence[Square], *, retry_dead: bool) -> tuple[Harvest, list[Square]]:
+    """What a shard that was made before has already, and the squares that it lacks: all where there is none."""
     try:
-        return json.loads((folder / INFO).read_text())
-    except ValueError as error:
-        raise FlagError(
-            f"the export that is there is damaged ({error}); delete it or choose another --out. "
-            f"Received: {folder / INFO}"
-        ) from error
-
-
-def is_finished(out: pathlib.Path, identity: Mapping[str, Any]) -> bool:
-    """Whether a folder holds this very export already.
-
-    Raises:
-      FlagError: it holds another export, or something else.
-    """
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return False
-    check_ours(out)
-    info = read_info(out)
-    if all(info.get(name) == value for name, value in identity.items()):
-        return True
-    flags = [
-        f"{name}={info.get('flags', {}).get(name)} there, {value} now"
-        for name, value in identity["flags"].items()
-        if info.get("flags", {}).get(name) != value
+        manifest = Manifest.parse(folder.read(manifest_name(shard)))
+        contents = {split: folder.read(file_name(split, shard)) for split in manifest.files}
+    except (FileNotFoundError, ValueError):
+        return Harvest(), list(squares)
+    if any(hashlib.sha256(contents[split]).hexdigest() != entry["sha256"] for split, entry in manifest.files.items()):
+        return Harvest(), list(squares)
+    missing = {_first_id(line) for line in manifest.missing(retry_dead)}
+    dead = [line for line in manifest.dead if _first_id(line) not in missing]
+    encoded = [
+        (split, records.decode(serialized).id, serialized)
+        for split, content in contents.items()
+        for serialized in records.read_shard(io.BytesIO(content))
     ]
-    raise FlagError(
-        f"{out} holds another export ({'; '.join(flags) or 'the scenes differ'}); use --overwrite, or another folder. "
-        f"Received: out={out}"
-    )
-
-
-def check_ours(out: pathlib.Path) -> None:
-    """Refuses a folder that is no finished export, so that nothing of anyone else's is ever replaced.
-
-    Raises:
-      FlagError: it is a file, or holds something else.
-    """
-    if out.exists() and not (out / INFO).is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise FlagError(
-            f"expected no such folder yet, an empty one, or a finished export with {INFO}; choose another --out. "
-            f"Received: out={out}"
-        )
-
-
-@contextlib.contextmanager
-def written_aside(out: pathlib.Path) -> Iterator[pathlib.Path]:
-    """A folder beside `out` that takes its place when the block ends well, and is gone when it does not."""
-    out = out.resolve()
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        work = pathlib.Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    except OSError as error:
-        raise FlagError(f"nothing can be written there ({error}); choose another --out. Received: out={out}") from error
-    aside, old = work / "new", work / "old"
-    aside.mkdir()
-    try:
-        yield aside
-        if out.exists():
-            out.rename(old)
-        aside.rename(out)
-    finally:
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(work, ignore_errors=True)
+    harvest = Harvest(encoded, manifest.sums, list(manifest.rejected), dead, [manifest.requests])
+    return harvest, [square for square in squares if square.id in missing]

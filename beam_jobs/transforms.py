@@ -1,25 +1,17 @@
-"""The work on one patch: read it, compare its two sides and reject or keep it, make it a record.
-
-`fetch` and `examine` are plain functions; `FetchPatch` and `MaskAndGate` put them into a pipeline.
-"""
+"""From a square to its records: read the patches, compare the two sides of each, reject it or make it a record."""
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
 
-import apache_beam as beam
 import numpy as np
-from apache_beam.metrics import Metrics
 
-from beam_jobs import progress
-from beam_jobs.plan import Settings
+from beam_jobs.settings import Settings
+from beam_jobs.squares import Square
 from harmonize_tf import degradation, geometry, radiometry, sensors
-from harmonize_tf.errors import SceneError
 from harmonize_tf.patches import Patch
 from harmonize_tf.records import Capture, Record
-from harmonize_tf.sources import Raster, Scene, SceneSource, read_onto
+from harmonize_tf.sources import Raster, Scene, SceneSource, read_all_onto
 
-REJECTED, FAILED = "rejected", "failed"
 NOT_KNOWN = float("nan")
 
 
@@ -59,78 +51,21 @@ class Verdict:
     reason: str | None
 
 
-class FetchPatch(beam.DoFn):
-    """(shard, `Patch`) to (shard, `Views`).
-
-    What cannot be read goes to the output `FAILED`, as (id of the patch, message), and nothing more is read: the job
-    will have failed. An exception would do the same, but runners print it with a traceback of their own.
-    """
-
-    def __init__(self, source: SceneSource, bands: tuple[str, ...], pan: bool) -> None:
-        self._source, self._bands, self._pan = source, bands, pan
-        self._scenes: Mapping[tuple[str, str], Scene] = {}
-        self._stopped = False
-
-    def setup(self) -> None:
-        """Lists the scenes, once for each worker."""
-        self._scenes = {(scene.sensor, scene.id): scene for scene in self._source.scenes()}
-
-    def process(self, element: tuple[str, Patch]) -> Iterator:
-        """Reads one patch."""
-        shard, patch = element
-        scenes = self._scenes.get(("landsat", patch.landsat)), self._scenes.get(("sentinel", patch.sentinel))
-        if self._stopped:
-            return
-        try:
-            yield shard, fetch(self._source, patch, scenes, self._bands, pan=self._pan)
-        except SceneError as error:
-            self._stopped = True
-            yield beam.pvalue.TaggedOutput(FAILED, (patch.id, str(error)))
-
-
-def fetch(
-    source: SceneSource,
-    patch: Patch,
-    scenes: tuple[Scene | None, Scene | None],
-    bands: tuple[str, ...],
-    *,
-    pan: bool,
-) -> Views:
-    """Reads both sides of a patch onto the pair grid: 30 m, 15 m for the panchromatic band, 10 m.
+def fetch(source: SceneSource, square: Square, bands: tuple[str, ...], *, pan: bool) -> list[Views]:
+    """Reads both sides of a square's patches onto the pair grid: 30 m, 15 m for the panchromatic band, 10 m.
 
     Raises:
       SceneError: a scene cannot be read there.
+      PermanentError, TransientError: the service behind the source does not give it.
     """
-    landsat, sentinel = scenes
-    try:
-        return Views(
-            patch,
-            scenes,
-            landsat and read_onto(source, landsat, bands, patch.grid.at(30)),
-            landsat and read_onto(source, landsat, ("pan",), patch.grid.at(15)) if pan else None,
-            sentinel and read_onto(source, sentinel, bands, patch.grid),
-        )
-    except SceneError as error:
-        names = ", ".join(scene.id for scene in scenes if scene is not None)
-        raise SceneError(f"patch {patch.id} of {names}: {error}") from error
-
-
-class MaskAndGate(beam.DoFn):
-    """(shard, `Views`) to (shard, `Record`); patches that a gate closes on go to the output `REJECTED`."""
-
-    def __init__(self, settings: Settings, level: str) -> None:
-        self._settings, self._level = settings, level
-
-    def process(self, element: tuple[str, Views]) -> Iterator:
-        """Judges one patch."""
-        shard, views = element
-        verdict = examine(views, self._settings)
-        progress.advance()
-        Metrics.counter("patches", verdict.reason or "exported").inc()
-        if verdict.reason is None:
-            yield shard, to_record(views, verdict, self._settings, self._level)
-        else:
-            yield beam.pvalue.TaggedOutput(REJECTED, (shard, rejection(views.patch, verdict)))
+    landsat, sentinel = square.scenes
+    grids = [patch.grid for patch in square.patches]
+    nothing = [None] * len(grids)
+    seen = landsat and read_all_onto(source, landsat, bands, [grid.at(30) for grid in grids])
+    panchromatic = landsat and pan and read_all_onto(source, landsat, ("pan",), [grid.at(15) for grid in grids])
+    target = sentinel and read_all_onto(source, sentinel, bands, grids)
+    sides = zip(square.patches, seen or nothing, panchromatic or nothing, target or nothing, strict=True)
+    return [Views(patch, square.scenes, *rasters) for patch, *rasters in sides]
 
 
 def examine(views: Views, settings: Settings) -> Verdict:

@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             ]
         )
         job = time.perf_counter() - start
-        plan = [json.loads(line) for line in (path / "examples" / "plan.jsonl").read_text().splitlines()]
+        squares = [json.loads(line) for line in (path / "examples" / "plan.jsonl").read_text().splitlines()]
+        plan = [patch for square in squares for patch in square["patches"]]
         start = time.perf_counter()
         with ThreadPoolExecutor(_THREADS.value) as pool:
             size = sum(pool.map(lambda patch: read_plainly(files, patch), plan))

@@ -22,11 +22,12 @@ Writing, reading and checking need no TensorFlow; `feature_spec` and `parse` imp
 
 import dataclasses
 import gzip
+import io
 import os
 import struct
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import google_crc32c
 import numpy as np
@@ -266,31 +267,33 @@ def frame(serialized: bytes) -> bytes:
     return b"".join((length, _masked_crc(length), serialized, _masked_crc(serialized)))
 
 
-def write_shard(path: str | os.PathLike, serialized: Iterable[bytes]) -> None:
-    """Writes a gzipped TFRecord file; equal records give equal bytes (the header holds no time and no name)."""
-    with open(path, "wb") as file, gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as shard:
+def shard(serialized: Iterable[bytes]) -> bytes:
+    """A gzipped TFRecord file; equal records give equal bytes (the header holds no time and no name)."""
+    file = io.BytesIO()
+    with gzip.GzipFile("", "wb", compresslevel=1, fileobj=file, mtime=0) as compressed:
         for record in serialized:
-            shard.write(frame(record))
+            compressed.write(frame(record))
+    return file.getvalue()
 
 
-def read_shard(path: str | os.PathLike) -> Iterator[bytes]:
-    """Serialized records of a gzipped TFRecord file, checked.
+def read_shard(file: str | os.PathLike | BinaryIO) -> Iterator[bytes]:
+    """Serialized records of a gzipped TFRecord file, given by its path or opened, checked.
 
     Raises:
       RecordError: the file is missing, is not gzipped TFRecord, was cut off, or a check sum does not fit.
     """
     number = 0
     try:
-        with gzip.open(path) as shard:
-            while header := shard.read(12):
+        with gzip.open(file) as compressed:
+            while header := compressed.read(12):
                 length = _checked(header, 8)
                 size = struct.unpack("<Q", length)[0]
-                yield _checked(shard.read(size + 4), size)
+                yield _checked(compressed.read(size + 4), size)
                 number += 1
     except (OSError, EOFError, zlib.error, ValueError) as error:
         raise RecordError(
             f"expected a gzipped TFRecord file, but record {number} cannot be read: {error}. {REMEDY}. "
-            f"Received: path={os.fspath(path)}"
+            f"Received: path={file}"
         ) from error
 
 

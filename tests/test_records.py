@@ -184,7 +184,7 @@ def test_tensorflow_reads_our_shards_and_we_read_its(tmp_path):
     import tensorflow as tf
 
     data = [b"", b"a", np.random.default_rng(0).bytes(70_000)]
-    records.write_shard(tmp_path / "ours.gz", data)
+    (tmp_path / "ours.gz").write_bytes(records.shard(data))
     assert list(tf.data.TFRecordDataset(str(tmp_path / "ours.gz"), "GZIP").as_numpy_iterator()) == data
     with tf.io.TFRecordWriter(str(tmp_path / "theirs.gz"), "GZIP") as writer:
         for item in data:
@@ -194,7 +194,7 @@ def test_tensorflow_reads_our_shards_and_we_read_its(tmp_path):
 
 def test_equal_records_give_equal_shard_bytes(tmp_path):
     for name in ("one.gz", "another.gz"):
-        records.write_shard(tmp_path / name, [records.encode(golden_record())])
+        (tmp_path / name).write_bytes(records.shard([records.encode(golden_record())]))
     assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "another.gz").read_bytes()
 
 

@@ -54,7 +54,7 @@ def write(directory, *, bands=BANDS, pan=True, level="toa", train=6, val=3, test
         (directory / split).mkdir(parents=True)
         for shard in range(SHARDS):
             path = directory / split / f"{shard:05}-of-{SHARDS:05}.tfrecord.gz"
-            records.write_shard(path, [records.encode(r) for r in by_split[split][shard::SHARDS]])
+            path.write_bytes(records.shard(records.encode(r) for r in by_split[split][shard::SHARDS]))
     flat = {"mean": [0.25] * len(bands), "std": [0.05] * len(bands)}
     info = {
         "schema": records.SCHEMA, "package_version": "0.1.0", "source": "simulated", "level": level,

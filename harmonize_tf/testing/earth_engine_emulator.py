@@ -1,6 +1,7 @@
 """An Earth Engine on loopback, for tests: scenes of any source, served to the real earthengine-api client.
 
-    python -m harmonize_tf.testing.earth_engine_emulator --port=0
+    python -m harmonize_tf.testing.earth_engine_emulator --port=8099
+    python -m harmonize_tf.testing.earth_engine_emulator --scenes=scenes/t33uuu-6e7e281b --degraded
 
     with Emulator(SimulatedSource(seed=1)) as emulator:
         ee.Initialize(credentials=None, url=emulator.url, project="emulator-project")
@@ -31,6 +32,8 @@ from absl import flags
 from harmonize_tf import command
 from harmonize_tf.errors import FlagError
 from harmonize_tf.sources import SceneSource
+from harmonize_tf.sources.degraded import DegradedSource
+from harmonize_tf.sources.geotiff import GeoTiffSource
 from harmonize_tf.sources.simulated import SimulatedSource
 from harmonize_tf.testing import ee_images
 from harmonize_tf.testing.ee_assets import PUBLIC, Catalogue
@@ -39,6 +42,11 @@ from harmonize_tf.testing.service_account import ServiceAccount
 
 FLAGS = flags.FlagValues()
 _PORT = flags.DEFINE_integer("port", 0, "Port on loopback; 0: a free one, which is printed.", flag_values=FLAGS)
+_SCENES = flags.DEFINE_list("scenes", [], "Manifests or folders of GeoTIFFs; none: simulated ones.", flag_values=FLAGS)
+_DEGRADED = flags.DEFINE_boolean(
+    "degraded", False, "Serve Sentinel-2 scenes with a Landsat-like partner made from each.", flag_values=FLAGS
+)
+_SIZE = flags.DEFINE_integer("size", 23_040, "Side of the simulated scenes, m, a multiple of 60.", flag_values=FLAGS)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the simulated scenes.", flag_values=FLAGS)
 _LEVEL = flags.DEFINE_enum("level", "toa", ("toa", "sr"), "Of the simulated scenes.", flag_values=FLAGS)
 _CLOUDS = flags.DEFINE_float("clouds", 0.0, "Share of cells of 1.6 km with a cloud.", flag_values=FLAGS)
@@ -263,9 +271,16 @@ def _error(refusal: Refusal) -> bytes:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Serves simulated scenes until it is stopped."""
+    """Serves scenes until it is stopped.
+
+    Raises:
+      FlagError, SceneError: the port or the scenes cannot be used.
+    """
     command.parse(FLAGS, argv)
-    source = SimulatedSource(seed=_SEED.value, level=_LEVEL.value, clouds=_CLOUDS.value)
+    source: SceneSource = SimulatedSource(seed=_SEED.value, size=_SIZE.value, level=_LEVEL.value, clouds=_CLOUDS.value)
+    if _SCENES.value:
+        source = GeoTiffSource(*_SCENES.value)
+        source = DegradedSource(source) if _DEGRADED.value else source
     limits = Limits(concurrent=_CONCURRENT.value)
     try:
         server = Emulator(source, port=_PORT.value, limits=limits, latency=_LATENCY_MS.value / 1000)

@@ -1,18 +1,17 @@
 import collections
 import dataclasses
+import json
 
+import numpy as np
 import pytest
+from export_settings import SETTINGS, change
 
 from beam_jobs import plan
-from beam_jobs.plan import Settings
+from beam_jobs.squares import Square
 from harmonize_tf import sensors
 from harmonize_tf.errors import FlagError, SceneError
+from harmonize_tf.sources import region
 from harmonize_tf.sources.simulated import SimulatedSource
-
-SETTINGS = Settings(
-    source="simulated", scenes=(), bands=sensors.BAND_SETS["rgbn"], level=None, nir="B8", pan=None, split=(1, 0, 0),
-    split_block=1920, seed=0, max_days=5, min_valid=0.5, max_shift=20, min_correlation=0.5, shard_examples=256,
-)  # fmt: skip
 
 
 class Both(SimulatedSource):
@@ -25,16 +24,17 @@ class Both(SimulatedSource):
 class Given(SimulatedSource):
     """A source with the pairs it is given."""
 
-    def with_pairs(self, pairs):
-        object.__setattr__(self, "given", pairs)
+    def having(self, **attributes):
+        for name, value in attributes.items():
+            object.__setattr__(self, name, value)
         return self
 
     def pairs(self):
         return self.given
 
 
-def change(**settings) -> Settings:
-    return dataclasses.replace(SETTINGS, **settings)
+def ids(source, settings=SETTINGS):
+    return {patch.id for patch in plan.make(source, settings).patches}
 
 
 def test_levels_are_never_mixed():
@@ -43,7 +43,8 @@ def test_levels_are_never_mixed():
     for level in ("sr", "toa"):
         planned = plan.make(Both(), change(level=level))
         assert planned.level == level
-        assert len(planned.patches) == len(plan.make(SimulatedSource(), SETTINGS).patches)
+        assert {scene.level for square in planned.squares for scene in square.scenes} == {level}
+        assert len(list(planned.patches)) == len(ids(SimulatedSource()))
     with pytest.raises(FlagError, match="level=sr"):
         plan.make(SimulatedSource(), change(level="sr"))
 
@@ -58,17 +59,16 @@ def test_the_panchromatic_band_comes_along_where_every_scene_has_one():
 
 def test_scenes_without_a_partner_are_planned_only_when_there_is_no_pair():
     landsat, sentinel = SimulatedSource().pairs()[0]
-    mixed = plan.make(Given().with_pairs([(None, sentinel), (landsat, sentinel)]), SETTINGS)
+    mixed = plan.make(Given().having(given=[(None, sentinel), (landsat, sentinel)]), SETTINGS)
     assert all(patch.landsat and patch.sentinel for patch in mixed.patches)
-    alone = plan.make(Given().with_pairs([(None, sentinel), (landsat, None)]), SETTINGS)
-    assert {(patch.landsat is None, patch.sentinel is None) for patch in alone.patches} == {
-        (True, False),
-        (False, True),
-    }
+    alone = plan.make(Given().having(given=[(None, sentinel), (landsat, None)]), SETTINGS)
+    sides = {(patch.landsat is None, patch.sentinel is None) for patch in alone.patches}
+    assert sides == {(True, False), (False, True)}
+    assert all(square.scenes in ((None, sentinel), (landsat, None)) for square in alone.squares)
     assert alone.pan
-    assert not plan.make(Given().with_pairs([(None, sentinel)]), SETTINGS).pan
+    assert not plan.make(Given().having(given=[(None, sentinel)]), SETTINGS).pan
     with pytest.raises(SceneError, match="no scenes"):
-        plan.make(Given().with_pairs([]), SETTINGS)
+        plan.make(Given().having(given=[]), SETTINGS)
 
 
 def test_bands_that_a_scene_lacks_are_named():
@@ -76,16 +76,61 @@ def test_bands_that_a_scene_lacks_are_named():
         plan.make(SimulatedSource(bands=("blue", "green", "red")), SETTINGS)
 
 
-def test_shards_are_filled_evenly_and_hold_one_split_each():
-    planned = plan.make(SimulatedSource(size=15_360), change(split=(0.6, 0.2, 0.2), shard_examples=7))
-    counts = collections.Counter(planned.shards.values())
-    for split in ("train", "val", "test"):
-        sizes = [n for shard, n in counts.items() if shard.startswith(split)]
-        assert max(sizes) <= 7 and max(sizes) - min(sizes) <= 1
-        names = sorted(shard for shard in counts if shard.startswith(split))
-        assert names == [f"{split}/{i:05}-of-{len(names):05}" for i in range(len(names))]
-    assert all(planned.shards[patch.id].startswith(patch.split) for patch in planned.patches)
-    assert sum(counts.values()) == len(planned.patches)
+def test_a_near_infrared_of_20_m_has_to_be_declared_as_b8a():
+    landsat, sentinel = SimulatedSource().pairs()[0]
+    coarse = dataclasses.replace(sentinel, grids=sentinel.grids | {"nir": sentinel.grids["swir1"]})
+    source = Given().having(given=[(landsat, coarse)])
+    with pytest.raises(FlagError, match="pixels of 20 m, which makes it B8A; say so by --nir=B8A"):
+        plan.make(source, SETTINGS)
+    assert plan.make(source, change(nir="B8A")).shards
+
+
+def test_shards_hold_whole_squares_and_never_more_patches_than_was_asked_for():
+    source = SimulatedSource(size=15_360)
+    for size, side in ((7, 4), (16, 4), (256, 3), (1, 16)):
+        planned = plan.make(source, change(split=(0.6, 0.2, 0.2), shard_examples=size, request_side=side))
+        counts = [sum(len(square.patches) for square in shard) for shard in planned.shards]
+        assert max(counts) <= size
+        assert sum(counts) == len(ids(source))
+        # No shard could have taken in the next one's first square.
+        following = [len(shard[0].patches) for shard in planned.shards[1:]]
+        assert all(now + then > size for now, then in zip(counts[:-1], following, strict=True))
+        largest = max(len(square.patches) for square in planned.squares)
+        assert largest <= min(side**2, size)
+
+
+def test_all_splits_are_in_one_shard_and_each_shard_is_a_sample_of_all_the_ground():
+    planned = plan.make(SimulatedSource(size=30_720), change(split=(0.5, 0.25, 0.25), shard_examples=64))
+    assert len(planned.shards) >= 4
+    for shard in planned.shards[:-1]:
+        patches = [patch for square in shard for patch in square.patches]
+        assert {patch.split for patch in patches} == {"train", "val", "test"}
+        # A quarter or less of the patches, but spread over more than half of the scene's 30 km.
+        assert np.ptp([patch.left for patch in patches]) > 15_360 and np.ptp([patch.top for patch in patches]) > 15_360
+    names = [square.id for square in planned.squares]
+    assert names == sorted(names)
+
+
+def test_the_written_plan_gives_back_each_shards_squares_by_its_range_of_bytes():
+    planned = plan.make(SimulatedSource(), change(split=(0.5, 0.25, 0.25), shard_examples=6, request_side=2))
+    content, tasks = planned.written()
+    count = len(planned.shards)
+    assert count > 2 and [task.shard for task in tasks] == [f"{i:05}-of-{count:05}" for i in range(count)]
+    for task, shard in zip(tasks, planned.shards, strict=True):
+        assert content[task.start : task.stop].endswith(b"\n")
+        assert [Square.parse(line).line() for line in content[task.start : task.stop].splitlines()] == [
+            square.line() for square in shard
+        ]
+        assert task.patches == sum(len(square.patches) for square in shard)
+    assert (tasks[0].start, tasks[-1].stop) == (0, len(content))
+
+
+def test_a_line_of_the_plan_names_what_other_programs_look_for():
+    content, _ = plan.make(SimulatedSource(), SETTINGS).written()
+    for line in map(json.loads, content.splitlines()):
+        assert set(line) == {"landsat", "sentinel", "patches"}
+        assert line["landsat"]["id"] == "simulated_landsat_seed0_day0"
+        assert all(set(patch) == {"id", "split", "block", "crs", "left", "top"} for patch in line["patches"])
 
 
 def test_a_place_seen_twice_is_in_one_split():
@@ -98,6 +143,17 @@ def test_a_place_seen_twice_is_in_one_split():
     assert all(len(found) == 1 for found in blocks.values())
 
 
+def test_an_area_holds_the_centres_of_all_patches_and_no_more_are_planned():
+    source = SimulatedSource()
+    everywhere = list(plan.make(source, SETTINGS).patches)
+    # About the western half of the scene, in degrees.
+    area = region.parse("12.10,51.30,12.18,51.45")
+    inside = list(plan.make(Given().having(given=source.pairs(), region=area), SETTINGS).patches)
+    assert 0 < len(inside) < len(everywhere)
+    assert max(patch.left for patch in inside) < max(patch.left for patch in everywhere)
+    assert {patch.id for patch in inside} < {patch.id for patch in everywhere}
+
+
 def test_a_split_that_gets_nothing_is_refused_with_what_helps():
     with pytest.raises(FlagError, match="fell into .*--split_block.*--seed"):
         plan.make(SimulatedSource(), change(split=(0.8, 0.1, 0.1), split_block=19_200))
@@ -108,26 +164,25 @@ def test_scenes_smaller_than_a_patch_are_refused():
         plan.make(SimulatedSource(size=1200), SETTINGS)
 
 
-def test_the_fingerprint_tells_plans_apart():
-    first = plan.make(SimulatedSource(), SETTINGS)
-    assert first.sha256() == plan.make(SimulatedSource(), SETTINGS).sha256()
+def test_plans_differ_where_the_content_does():
+    def written(settings):
+        return plan.make(SimulatedSource(), settings).written()[0]
+
     others = [change(seed=1), change(bands=sensors.BAND_SETS["rgb"]), change(pan=False), change(split=(1, 1, 1))]
-    assert len({plan.make(SimulatedSource(), other).sha256() for other in others} | {first.sha256()}) == 5
+    assert written(SETTINGS) == written(SETTINGS)
+    assert len({written(other) for other in [SETTINGS, *others]}) == 5
 
 
-def test_attributes_of_simulated_scenes_come_from_a_file(tmp_path):
-    path = tmp_path / "scenes.json"
-    path.write_text('{"clouds": 0.5, "days": [0, 16]}')
-    source = plan.open_source(change(scenes=(str(path),), seed=5))
-    assert source == SimulatedSource(seed=5, clouds=0.5, days=(0, 16))
-    for text in ("{", '{"cloudz": 1}', "[1]"):
-        path.write_text(text)
-        with pytest.raises(FlagError, match="JSON object with any of seed, bands"):
-            plan.open_source(change(scenes=(str(path),)))
-
-
-def test_sources_of_files_need_paths_that_exist():
-    with pytest.raises(FlagError, match="needs --scenes"):
-        plan.open_source(change(source="geotiff"))
-    with pytest.raises(FlagError, match="no such file or folder.*nowhere"):
-        plan.open_source(change(source="degraded", scenes=("nowhere",)))
+def test_patches_keep_their_names_however_they_are_fetched_and_wherever_from():
+    names = ids(SimulatedSource())
+    for other in (
+        change(source="earthengine"),
+        change(request_side=1),
+        change(shard_examples=3),
+        change(split=(0.5, 0.25, 0.25)),
+        change(split_block=3840),
+        change(min_valid=0.2, max_shift=5, min_correlation=0.9),
+    ):
+        assert names <= ids(SimulatedSource(), other)
+    for other in (change(seed=1), change(bands=sensors.BAND_SETS["rgb"]), change(pan=False), change(nir="B8A")):
+        assert not names & ids(SimulatedSource(), other)

@@ -1,144 +1,174 @@
+import collections
 import gzip
+import hashlib
 import json
 import random
 
-import numpy as np
 import pytest
+from test_summary import SCENES, record
 
-from beam_jobs import shards
-from harmonize_tf import radiometry, records
-from harmonize_tf.errors import FlagError
-from harmonize_tf.records import Capture, Record
+from beam_jobs import shards, summary, tally
+from beam_jobs.folder import Folder
+from beam_jobs.plan import Task
+from beam_jobs.shards import Harvest, Manifest
+from beam_jobs.squares import Square
+from harmonize_tf import records
+from harmonize_tf.patches import Patch
 
-
-def record(number: int, split: str = "train", shift=(0.5, -1.0)) -> Record:
-    rng = np.random.default_rng(number)
-    landsat = Capture(
-        rng.integers(900, 4000, (8, 8, 2), np.uint16), rng.integers(0, 2, (8, 8), np.uint8), "L", "p", "LANDSAT_8",
-        pan=rng.integers(0, 3, (16, 16, 1), np.uint16) * 700,
-    )  # fmt: skip
-    sentinel = Capture(
-        rng.integers(900, 4000, (24, 24, 2), np.uint16), np.ones((24, 24), np.uint8), "S", "p", "SENTINEL_2B"
-    )
-    transform = (10.0, 0.0, 0.0, 0.0, -10.0, 0.0)
-    return Record(
-        f"{number:04}", split, "b", "s", "toa", ("red", "nir"), "EPSG:32633", transform, landsat, sentinel,
-        shift_m=shift,
-    )  # fmt: skip
+NAME = "00000-of-00002"
+TASKS = [Task(NAME, 0, 10, 4), Task("00001-of-00002", 10, 20, 4)]
+SPLITS = ("train", "val")
 
 
-def summary(items, parts: int = 1) -> dict:
-    """As a runner would: added up in parts, then merged."""
-    combine = shards.Summarise()
-    accumulators = [combine.create_accumulator() for _ in range(parts)]
-    for number, item in enumerate(items):
-        accumulators[number % parts] = combine.add_input(accumulators[number % parts], item)
-    return combine.extract_output(combine.merge_accumulators(accumulators))
+def square(number):
+    """A square of two patches, the ids of which begin with a number."""
+    names = (f"{number:04}", f"{number:04}b")
+    return Square(SCENES, tuple(Patch(n, "train", "b", "EPSG:32633", 10.0, 1930.0, "L", "S") for n in names))
 
 
-def test_statistics_are_those_of_numpy_over_the_train_splits_clear_pixels():
-    items = [record(n, "train" if n % 3 else "test") for n in range(9)]
-    found = summary(items)["statistics"]
-    train = [item for item in items if item.split == "train"]
-    clear = np.concatenate([radiometry.decode(r.landsat.ms[r.landsat.valid > 0]).astype(float) for r in train])
-    np.testing.assert_allclose(found["landsat"]["mean"], clear.mean(0), atol=1e-7)
-    np.testing.assert_allclose(found["landsat"]["std"], clear.std(0), atol=1e-7)
-    pan = np.concatenate(
-        [r.landsat.pan[(r.landsat.pan[..., 0] > 0) & (np.kron(r.landsat.valid, np.ones((2, 2))) > 0)] for r in train]
-    )
-    np.testing.assert_allclose(found["pan"]["mean"], radiometry.decode(pan).mean(dtype=float), atol=1e-7)
-    assert len(found["sentinel"]["std"]) == 2 and len(found["pan"]["std"]) == 1
+def dead(number, kind):
+    return square(number).plain() | {"kind": kind, "error": "it is gone"}
 
 
-def test_without_a_train_split_statistics_are_over_everything():
-    items = [record(n, "test") for n in range(3)]
-    codes = np.concatenate([radiometry.decode(r.sentinel.ms).reshape(-1, 2).astype(float) for r in items])
-    np.testing.assert_allclose(summary(items)["statistics"]["sentinel"]["mean"], codes.mean(0), atol=1e-7)
+def rejected(number):
+    return {"id": f"{number:04}", "reason": "valid", "shift_m": None}
 
 
-def test_the_summary_does_not_depend_on_the_order_in_which_a_runner_adds():
-    items = [record(n, ("train", "val")[n % 2], (n * 0.5, -n * 1.5)) for n in range(12)]
-    expected = json.dumps(summary(items))
-    for seed in range(5):
-        random.Random(seed).shuffle(items)
-        assert json.dumps(summary(items, parts=seed + 1)) == expected
+def harvest(numbers, *, split="train", more=()):
+    made = Harvest(**dict(more))
+    for number in numbers:
+        kept = record(number, split)
+        made.add(Harvest([(split, kept.id, records.encode(kept))], summary.of(kept, SCENES)))
+    return made
 
 
-def test_shifts_are_told_by_median_and_ninetieth_percentile():
-    nan = float("nan")
-    shifts = [(1.0, 2.0), (3.0, -2.0), (-8.5, 0.5), (nan, nan)]
-    found = summary([record(n, shift=shift) for n, shift in enumerate(shifts)])["shift_m"]
-    assert found["median"] == [1.0, 0.5] and found["patches"] == 3
-    assert found["p90"] == pytest.approx(np.percentile(np.hypot(*np.array(shifts[:3]).T), 90), abs=1e-3)
-    assert summary([record(0, shift=(nan, nan))])["shift_m"] is None
+@pytest.fixture
+def folder(tmp_path):
+    return Folder(tmp_path / "examples")
 
 
-def test_counts_and_spacecraft_are_counted():
-    found = summary([record(0), record(1, "val"), record(2)])
-    assert found["counts"] == {"train": 2, "val": 1, "test": 0}
-    assert found["spacecraft"] == {"landsat": {"LANDSAT_8": 3}, "sentinel": {"SENTINEL_2B": 3}}
+def read(folder, split="train"):
+    path = f"{folder}/{split}/{NAME}.tfrecord.gz"
+    return [records.decode(serialized).id for serialized in records.read_shard(path)]
 
 
 def test_a_shard_is_in_the_order_of_ids_and_its_bytes_do_not_depend_on_arrival(tmp_path):
-    items = [(f"{n}", bytes([n]) * 50) for n in range(9)] + [("99", None)]
-    for folder in ("one", "another"):
-        random.Random(folder).shuffle(items)
-        shards.write_shard(("train/00000-of-00001", items), str(tmp_path / folder))
-    paths = [tmp_path / folder / "train" / "00000-of-00001.tfrecord.gz" for folder in ("one", "another")]
-    assert paths[0].read_bytes() == paths[1].read_bytes()
-    assert list(records.read_shard(paths[0])) == [bytes([n]) * 50 for n in range(9)]
+    written = []
+    for seed in range(4):
+        numbers, lines = list(range(9)), [rejected(n) for n in range(20, 24)]
+        letters = [dead(n, "permanent") for n in range(30, 34)]
+        for each in (numbers, lines, letters):
+            random.Random(seed).shuffle(each)
+        folder = Folder(tmp_path / str(seed))
+        whole = harvest(numbers, more={"rejected": lines, "dead": letters})
+        manifest = shards.write(folder, NAME, SPLITS, whole)
+        written.append(folder.read_many(folder.sizes()))
+        assert read(folder) == [f"{n:04}" for n in range(9)]
+        assert [line["id"] for line in manifest.rejected] == [f"{n:04}" for n in range(20, 24)]
+        assert [line["patches"][0]["id"] for line in manifest.dead] == [f"{n:04}" for n in range(30, 34)]
+    assert all(each == written[0] for each in written)
 
 
-def test_a_shard_of_which_everything_was_rejected_is_still_there(tmp_path):
-    shards.write_shard(("val/00000-of-00001", [("a", None)]), str(tmp_path))
-    path = tmp_path / "val" / "00000-of-00001.tfrecord.gz"
-    assert list(records.read_shard(path)) == [] and gzip.decompress(path.read_bytes()) == b""
+def test_every_split_gets_its_own_records_and_an_empty_file_where_nothing_is_left(folder):
+    whole = harvest([1, 3])
+    whole.add(harvest([2], split="test"))
+    shards.write(folder, NAME, ("train", "val", "test"), whole)
+    assert (read(folder), read(folder, "val"), read(folder, "test")) == (["0001", "0003"], [], ["0002"])
+    assert gzip.decompress(folder.read(f"val/{NAME}.tfrecord.gz")) == b""
+    assert list(folder.sizes()) == [f"shards/{NAME}.json"] + [
+        f"{s}/{NAME}.tfrecord.gz" for s in ("test", "train", "val")
+    ]
 
 
-def test_a_folder_takes_its_place_only_when_all_went_well(tmp_path):
-    out = tmp_path / "examples"
-    with pytest.raises(ZeroDivisionError), shards.written_aside(out) as folder:
-        (folder / "a").write_text("half")
-        1 / 0  # noqa: B018
-    assert list(tmp_path.iterdir()) == []
-    with shards.written_aside(out) as folder:
-        (folder / "a").write_text("whole")
-    with pytest.raises(ZeroDivisionError), shards.written_aside(out) as folder:
-        1 / 0  # noqa: B018
-    assert [path.name for path in tmp_path.iterdir()] == ["examples"] and (out / "a").read_text() == "whole"
+def test_a_manifest_says_what_the_files_are_and_gives_itself_back(folder):
+    asked = tally.merged([])
+    asked |= {"requests": 3, "bytes": 5, "outcomes": {"ok": 3}}
+    more = {"rejected": [rejected(9)], "dead": [dead(8, "transient")], "requests": [asked, asked]}
+    manifest = shards.write(folder, NAME, SPLITS, harvest([1, 2], more=more))
+    again = Manifest.parse(folder.read(f"shards/{NAME}.json"))
+    assert again.serialized() == manifest.serialized()
+    assert (again.files, again.rejected, again.sums) == (manifest.files, manifest.rejected, manifest.sums)
+    assert [(Square.parse(json.dumps(line)).id, line["kind"]) for line in again.dead] == [("0008", "transient")]
+    assert again.sums == summary.of(record(1), SCENES) + summary.of(record(2), SCENES)
+    assert again.requests["requests"] == 6
+    for split, entry in again.files.items():
+        content = folder.read(f"{split}/{NAME}.tfrecord.gz")
+        assert entry["bytes"] == len(content) and entry["sha256"] == hashlib.sha256(content).hexdigest()
+    assert {split: entry["records"] for split, entry in again.files.items()} == {"train": 2, "val": 0}
 
 
-def test_what_is_not_an_export_is_never_replaced(tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    for out in (tmp_path, tmp_path / "notes.txt"):
-        for check in (shards.check_ours, lambda path: shards.is_finished(path, {})):
-            with pytest.raises(FlagError, match="choose another --out"):
-                check(out)
-    (tmp_path / "empty").mkdir()
-    assert not shards.is_finished(tmp_path / "empty", {})
-    assert not shards.is_finished(tmp_path / "new", {})
+def test_the_manifest_comes_last_so_that_a_shard_without_one_was_not_made(folder, monkeypatch):
+    order = []
+    write = Folder.write
+    monkeypatch.setattr(Folder, "write", lambda self, name, content: (order.append(name), write(self, name, content)))
+    shards.write(folder, NAME, SPLITS, harvest([1]))
+    assert order[-1] == f"shards/{NAME}.json" and len(order) == 3
 
 
-def test_a_folder_beside_the_export_is_left_alone(tmp_path):
-    (tmp_path / "examples.tmp").mkdir()
-    with shards.written_aside(tmp_path / "examples") as folder:
-        (folder / "new").touch()
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["examples", "examples.tmp"]
+def test_only_shards_that_are_whole_count_as_made(folder):
+    assert shards.manifests(folder, TASKS) == {}
+    manifest = shards.write(folder, NAME, SPLITS, harvest([1]))
+    shards.write(folder, TASKS[1].shard, SPLITS, harvest([2]))
+    assert set(shards.manifests(folder, TASKS)) == {task.shard for task in TASKS}
+    folder.delete([f"shards/{TASKS[1].shard}.json"])
+    assert shards.manifests(folder, TASKS) == {NAME: manifest}
+    assert shards.manifests(folder, TASKS[1:]) == {}, "only those that are asked for"
 
 
-def test_an_export_behind_a_link_is_replaced_where_it_is(tmp_path):
-    (tmp_path / "disk" / "examples").mkdir(parents=True)
-    (tmp_path / "disk" / "examples" / "old").touch()
-    (tmp_path / "link").symlink_to(tmp_path / "disk" / "examples")
-    with shards.written_aside(tmp_path / "link") as folder:
-        (folder / "new").touch()
-    assert [path.name for path in (tmp_path / "link").iterdir()] == ["new"]
-    assert [path.name for path in (tmp_path / "disk").iterdir()] == ["examples"]
+@pytest.mark.parametrize("name", [f"train/{NAME}.tfrecord.gz", f"val/{NAME}.tfrecord.gz", f"shards/{NAME}.json"])
+@pytest.mark.parametrize("damage", ["deleted", "truncated", "emptied"])
+def test_a_shard_of_which_a_file_is_missing_or_cut_off_was_not_made(folder, name, damage):
+    shards.write(folder, NAME, SPLITS, harvest([1]))
+    content = folder.read(name)
+    folder.delete([name])
+    if damage != "deleted":
+        folder.write(name, content[: len(content) // 2] if damage == "truncated" else b"")
+    assert shards.manifests(folder, TASKS) == {}
+    squares = [square(1), square(2)]
+    assert shards.kept(folder, NAME, squares, retry_dead=False) == (Harvest(), squares)
 
 
-def test_a_job_that_fails_leaves_the_earlier_export(tmp_path):
-    (tmp_path / "examples").mkdir()
-    (tmp_path / "examples" / "old").touch()
-    with pytest.raises(ZeroDivisionError), shards.written_aside(tmp_path / "examples"):
-        raise ZeroDivisionError
-    assert [path.name for path in tmp_path.rglob("*")] == ["examples", "old"]
+def test_what_has_the_right_size_and_is_something_else_is_not_kept(folder):
+    shards.write(folder, NAME, SPLITS, harvest([1], more={"dead": [dead(2, "transient")]}))
+    name = f"train/{NAME}.tfrecord.gz"
+    content = bytearray(folder.read(name))
+    content[len(content) // 2] ^= 1
+    folder.write(name, bytes(content))
+    squares = [square(1), square(2)]
+    assert shards.kept(folder, NAME, squares, retry_dead=False) == (Harvest(), squares)
+
+
+def test_of_a_partial_shard_all_is_kept_but_the_squares_to_be_fetched_again(folder):
+    letters = [dead(2, "transient"), dead(3, "permanent")]
+    more = {"rejected": [rejected(9)], "dead": letters, "requests": [tally.merged([])]}
+    whole = harvest([1, 5], more=more)
+    manifest = shards.write(folder, NAME, SPLITS, whole)
+    squares = [square(n) for n in (1, 2, 3, 5)]
+    for retry_dead, again in ((False, [2]), (True, [2, 3])):
+        assert [line["patches"][0]["id"] for line in manifest.missing(retry_dead)] == [f"{n:04}" for n in again]
+        there, missing = shards.kept(folder, NAME, squares, retry_dead=retry_dead)
+        assert [each.id for each in missing] == [f"{n:04}" for n in again]
+        assert sorted(there.encoded) == sorted(whole.encoded)
+        assert there.sums == whole.sums and there.rejected == [rejected(9)]
+        assert there.dead == [] if retry_dead else there.dead == json.loads(json.dumps(letters[1:]))
+
+
+def test_a_shard_that_is_made_in_two_parts_is_the_shard_that_is_made_in_one(tmp_path):
+    one, two = Folder(tmp_path / "one"), Folder(tmp_path / "two")
+    shards.write(one, NAME, SPLITS, harvest([1, 2, 3]))
+    shards.write(two, NAME, SPLITS, harvest([1, 3], more={"dead": [dead(2, "transient")]}))
+    assert one.read_many(one.sizes()) != two.read_many(one.sizes())
+    there, missing = shards.kept(two, NAME, [square(n) for n in (1, 2, 3)], retry_dead=False)
+    assert len(missing) == 1
+    there.add(harvest([2]))
+    shards.write(two, NAME, SPLITS, there)
+    assert one.read_many(one.sizes()) == two.read_many(two.sizes())
+
+
+def test_taking_in_a_harvest_adds_everything_up():
+    whole = Harvest()
+    for number in range(3):
+        whole.add(harvest([number], more={"rejected": [rejected(number)], "dead": [dead(number, "permanent")]}))
+    assert len(whole.encoded) == len(whole.rejected) == len(whole.dead) == 3
+    assert whole.sums["count", "train"] == 3
+    assert isinstance(whole.sums, collections.Counter)

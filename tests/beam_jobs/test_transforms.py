@@ -3,25 +3,24 @@ import functools
 
 import numpy as np
 import pytest
+from export_settings import SETTINGS, change
 
 from beam_jobs import plan, transforms
-from beam_jobs.plan import Settings
+from beam_jobs.squares import Square
 from harmonize_tf import radiometry, records, sensors
 from harmonize_tf.errors import SceneError
+from harmonize_tf.sources import native_windows
 from harmonize_tf.sources.simulated import SimulatedSource
-
-SETTINGS = Settings(
-    source="simulated", scenes=(), bands=sensors.BAND_SETS["rgbn"], level=None, nir="B8", pan=None, split=(1, 0, 0),
-    split_block=1920, seed=0, max_days=5, min_valid=0.5, max_shift=20, min_correlation=0.5, shard_examples=256,
-)  # fmt: skip
 
 
 @functools.cache
 def views(source: SimulatedSource) -> transforms.Views:
     """A patch in the middle."""
     planned = plan.make(source, SETTINGS)
-    patch = sorted(planned.patches, key=lambda p: (p.left, p.top))[len(planned.patches) // 2]
-    return transforms.fetch(source, patch, source.pairs()[0], SETTINGS.bands, pan=planned.pan)
+    found = sorted(planned.patches, key=lambda p: (p.left, p.top))
+    square = Square(source.pairs()[0], (found[len(found) // 2],))
+    (seen,) = transforms.fetch(source, square, SETTINGS.bands, pan=planned.pan)
+    return seen
 
 
 def truth(source, grid, band, sigma):
@@ -38,6 +37,8 @@ def test_each_side_shows_the_truth_at_its_pixels_centres(crs):
     assert seen.landsat.values.shape == (64, 64, 4)
     assert seen.pan.values.shape == (128, 128, 1)
     assert seen.sentinel.values.shape == (192, 192, 4)
+    for side, pixel in ((seen.landsat, 30), (seen.pan, 15), (seen.sentinel, 10)):
+        assert side.grid == seen.patch.grid.at(pixel)
     for index, band in enumerate(SETTINGS.bands):
         expected = truth(source, seen.sentinel.grid, band, sensors.MSI[band].sigma)
         np.testing.assert_allclose(seen.sentinel.values[..., index], expected, atol=5.1e-5)  # half a code
@@ -126,19 +127,86 @@ def test_the_record_holds_codes_masks_and_what_is_known_of_the_scenes():
     assert record.sentinel.sun == (40.0, 150.0)
 
 
-def test_a_scene_that_cannot_be_read_is_named_with_its_patch():
+class Counting(SimulatedSource):
+    """Notes what is read."""
+
+    def read(self, scene, bands, window):
+        READS.append((scene.id, tuple(bands), window))
+        return super().read(scene, bands, window)
+
+
+READS = []
+
+
+def same(one, other):
+    """Whether two views are equal to the last bit."""
+    assert (one.patch, one.scenes) == (other.patch, other.scenes)
+    for name in ("landsat", "pan", "sentinel"):
+        first, second = getattr(one, name), getattr(other, name)
+        assert (first is None) == (second is None)
+        if first is not None:
+            assert first.grid == second.grid
+            for part in ("values", "valid", "clear"):
+                np.testing.assert_array_equal(getattr(first, part), getattr(second, part))
+    return True
+
+
+@pytest.mark.parametrize("bands", ["rgbn", "all6"])
+def test_the_patches_of_a_square_are_as_if_each_were_read_alone_by_one_request_a_grid(bands):
+    wanted = change(bands=sensors.BAND_SETS[bands], request_side=2)
+    source = Counting(size=5760, clouds=0.6, clouds_move=True, nodata=True)
+    planned = plan.make(source, wanted)
+    square = max(planned.squares, key=lambda square: len(square.patches))
+    assert len(square.patches) == 4
+    READS.clear()
+    seen = transforms.fetch(source, square, wanted.bands, pan=True)
+    reads, grids = len(READS), [patch.grid for patch in square.patches]
+    assert reads == 2 + len(native_windows(square.scenes[1], wanted.bands, grids)) == (3 if bands == "rgbn" else 4)
+    assert [views.patch for views in seen] == list(square.patches)
+    for views in seen:
+        (alone,) = transforms.fetch(source, Square(square.scenes, (views.patch,)), wanted.bands, pan=True)
+        assert same(views, alone)
+    assert len(READS) == reads * 5
+
+
+def test_a_square_of_one_side_is_read_on_that_side_only():
+    source = Counting(size=3840)
+    square = next(plan.make(source, SETTINGS).squares)
+    whole = transforms.fetch(source, square, SETTINGS.bands, pan=True)
+    for scenes in ((square.scenes[0], None), (None, square.scenes[1])):
+        READS.clear()
+        seen = transforms.fetch(source, Square(scenes, square.patches), SETTINGS.bands, pan=True)
+        assert {read[0] for read in READS} == {scene.id for scene in scenes if scene is not None}
+        for views, both in zip(seen, whole, strict=True):
+            assert (views.landsat is None, views.pan is None) == (scenes[0] is None,) * 2
+            assert (views.sentinel is None) == (scenes[1] is None)
+            for name in ("landsat", "sentinel"):
+                if getattr(views, name) is not None:
+                    np.testing.assert_array_equal(getattr(views, name).values, getattr(both, name).values)
+
+
+def test_without_the_panchromatic_band_it_is_not_read():
+    source = Counting(size=3840)
+    square = next(plan.make(source, SETTINGS).squares)
+    READS.clear()
+    assert all(views.pan is None for views in transforms.fetch(source, square, SETTINGS.bands, pan=False))
+    assert not any("pan" in read[1] for read in READS)
+
+
+def test_a_scene_that_cannot_be_read_says_so():
     class Broken(SimulatedSource):
         def read(self, scene, bands, window):
             raise SceneError("ms.tif: the file is truncated")
 
-    seen = views(SimulatedSource())
-    with pytest.raises(SceneError, match=rf"patch {seen.patch.id} of {seen.scenes[0].id}, .*truncated"):
-        transforms.fetch(Broken(), seen.patch, seen.scenes, SETTINGS.bands, pan=True)
+    square = next(plan.make(SimulatedSource(size=3840), SETTINGS).squares)
+    with pytest.raises(SceneError, match="truncated"):
+        transforms.fetch(Broken(), square, SETTINGS.bands, pan=True)
 
 
 def test_a_rejection_is_plain_json_without_nan():
     seen = views(SimulatedSource())
     nan = float("nan")
     line = transforms.rejection(seen.patch, transforms.Verdict(0.25, (nan, nan), nan, "valid"))
+    assert set(line) > {"id", "split", "block", "crs", "left", "top", "landsat", "sentinel"}
     assert (line["reason"], line["valid_fraction"], line["shift_m"], line["correlation"]) == ("valid", 0.25, None, None)
     assert line["id"] == seen.patch.id

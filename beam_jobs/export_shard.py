@@ -1,0 +1,161 @@
+"""The job's one transform: a shard's squares fetched by threads, judged, encoded and written."""
+
+import dataclasses
+import functools
+import logging
+import threading
+import traceback
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import apache_beam as beam
+from apache_beam.metrics import Metrics
+
+from beam_jobs import progress, shards, summary, transforms
+from beam_jobs.folder import Folder
+from beam_jobs.plan import PLAN, Task
+from beam_jobs.settings import Settings
+from beam_jobs.shards import PERMANENT, TRANSIENT, Harvest
+from beam_jobs.squares import Square
+from beam_jobs.tally import Tally
+from harmonize_tf import records
+from harmonize_tf.errors import HarmonizeError, PermanentError, SceneError, TransientError
+from harmonize_tf.sources import SceneSource
+
+_log = logging.getLogger("harmonize")
+_lock = threading.Lock()
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What every worker has to know.
+
+    Attributes:
+      folder: with the plan in it; the shards go there.
+      source: of the scenes.
+      settings: flags.
+      level: of all scenes.
+      pan: whether the records hold the panchromatic band.
+      splits: those that have patches.
+      threads: that work on squares in one process, those that wait for an answer included.
+      retry_dead: whether squares are fetched again that failed for good.
+    """
+
+    folder: Folder
+    source: SceneSource
+    settings: Settings
+    level: str
+    pan: bool
+    splits: tuple[str, ...]
+    threads: int
+    retry_dead: bool
+
+
+class ExportShard(beam.DoFn):
+    """`Task` to the number of patches that the shard holds; the shard and its manifest are in the folder then.
+
+    One shard is one element: what is finished stays finished, whatever happens to the job, and a worker holds the
+    encoded records of a shard in memory, no more.
+    """
+
+    def __init__(self, job: Job) -> None:
+        self._job = job
+        self._stopped: str | None = None
+
+    def process(self, task: Task) -> Iterator[int]:
+        """Makes a shard, or the rest of one."""
+        job = self._job
+        lines = job.folder.read_range(PLAN, task.start, task.stop).splitlines()
+        squares = [Square.parse(line) for line in lines]
+        harvest, missing = shards.kept(job.folder, task.shard, squares, retry_dead=job.retry_dead)
+        progress.advance(task.patches - sum(len(square.patches) for square in missing))
+        tally = Tally()
+        for part in _pool(job.threads).map(functools.partial(self._harvest, tally=tally), missing):
+            harvest.add(part)
+        harvest.requests.append(tally.summary())
+        try:
+            manifest = shards.write(job.folder, task.shard, job.splits, harvest)
+        except OSError as error:  # a full disk: what were fetched now would be lost
+            self._stopped = f"{job.folder} cannot be written; make room, then run the same command again. {error}"
+            _log.error("%s", self._stopped)
+            return
+        tally.report()
+        _report(manifest)
+        yield len(harvest.encoded)
+
+    def _harvest(self, square: Square, tally: Tally) -> Harvest:
+        """What becomes of one square; nothing that happens to it ends a job of a week."""
+        with tally.counting():
+            harvest = self._tried(square)
+        progress.advance(len(square.patches))
+        return harvest
+
+    def _tried(self, square: Square) -> Harvest:
+        if self._stopped is not None:
+            return _dead(square, TRANSIENT, self._stopped)
+        try:
+            return harvested(square, self._job)
+        except TransientError as error:
+            return _dead(square, TRANSIENT, str(error))
+        except (PermanentError, SceneError) as error:
+            return _dead(square, PERMANENT, str(error))
+        except HarmonizeError as error:  # no square will fare better until a person has mended it
+            self._stopped = str(error)
+            return _dead(square, TRANSIENT, str(error))
+        except MemoryError:
+            raise
+        except Exception as error:  # a bug must not stop the other squares, nor be lost
+            _log.exception("square %s", square.id)
+            return _dead(square, PERMANENT, f"{error!r}\n{traceback.format_exc()}")
+
+
+def harvested(square: Square, job: Job) -> Harvest:
+    """Fetches a square, holds its patches against the gates and encodes those that pass.
+
+    Raises:
+      HarmonizeError: it cannot be fetched.
+    """
+    harvest = Harvest()
+    for views in transforms.fetch(job.source, square, job.settings.bands, pan=job.pan):
+        verdict = transforms.examine(views, job.settings)
+        if verdict.reason is None:
+            record = transforms.to_record(views, verdict, job.settings, job.level)
+            harvest.encoded.append((record.split, record.id, records.encode(record)))
+            harvest.sums.update(summary.of(record, square.scenes))
+        else:
+            harvest.rejected.append(transforms.rejection(views.patch, verdict))
+    return harvest
+
+
+def _dead(square: Square, kind: str, error: str) -> Harvest:
+    return Harvest(dead=[square.plain() | {"kind": kind, "error": error}])
+
+
+def _report(manifest: shards.Manifest) -> None:
+    """Counts the shard for Beam."""
+    Metrics.counter("shards", "partial" if manifest.missing(retry_dead=False) else "written").inc()
+    Metrics.counter("patches", "exported").inc(sum(entry["records"] for entry in manifest.files.values()))
+    for line in manifest.rejected:
+        Metrics.counter("patches", f"rejected by {line['reason']}").inc()
+    for line in manifest.dead:
+        Metrics.counter("patches", f"dead, {line['kind']}").inc(len(line["patches"]))
+
+
+_pools: dict[int, ThreadPoolExecutor] = {}
+
+
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """The process's threads: shared by the shards in work, so that one's last squares leave none idle."""
+    with _lock:
+        if threads not in _pools:
+            _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="square")
+        return _pools[threads]
+
+
+def cancel() -> None:
+    """Begins no more squares in this process, which can then end as soon as those in work have."""
+    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it would tell of each shard that was broken off
+    with _lock:
+        for pool in _pools.values():
+            pool.shutdown(wait=False, cancel_futures=True)
+        _pools.clear()
