@@ -11,6 +11,7 @@ process. The same command continues a job that was stopped. docs/export.md tells
 """
 
 import logging
+import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -89,7 +90,7 @@ _REQUEST_SIDE = flags.DEFINE_integer(
 _THREADS = flags.DEFINE_integer(
     "threads",
     None,
-    "Threads of each process; by default one for each core, and for Earth Engine one more for each request in flight.",
+    "Threads of each process; by default one for each core, and for Earth Engine one more for two requests in flight.",
     1,
     flag_values=FLAGS,
 )
@@ -128,7 +129,7 @@ _WORKLOAD_TAG = flags.DEFINE_string(
     "workload_tag", _ASKED.workload_tag, "Label in the project's Earth Engine accounting.", flag_values=FLAGS
 )
 
-SHARDS_AT_ONCE = 2  # in one process: while one is compressed and written, the other keeps the threads busy
+SHARDS_AT_ONCE = 3  # in one process: while one is compressed and written, the others keep the threads busy
 
 _log = logging.getLogger("harmonize")
 
@@ -171,9 +172,10 @@ def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: Pi
         folder.delete([exports.INFO])
         if made:
             _log.info("%d of %d shards are there already", len(export.tasks) - len(todo), len(export.tasks))
+        readers = options.share(beam_options, _EE_MAX_CONCURRENT.value) if _from_earth_engine() else 0
         job = Job(
-            folder, source, wanted, export.about["level"], export.about["pan"], export.splits, _threads(beam_options),
-            _RETRY_DEAD.value,
+            folder, source, wanted, export.about["level"], export.about["pan"], export.splits, _threads(readers),
+            readers, _RETRY_DEAD.value,
         )  # fmt: skip
         try:
             with progress.show(sum(t.patches for t in todo), "patches"), options.pipeline(beam_options) as pipeline:
@@ -247,10 +249,9 @@ def _from_earth_engine() -> bool:
     return _SOURCE.value == "earthengine"
 
 
-def _threads(beam_options: PipelineOptions) -> int:
-    """Threads of one process: some wait for answers, while others compute."""
-    waiting = options.share(beam_options, _EE_MAX_CONCURRENT.value) if _from_earth_engine() else 0
-    return _THREADS.value or waiting + (os.cpu_count() or 1)
+def _threads(readers: int) -> int:
+    """Threads of one process that work on squares: some wait for the readers, while others compute."""
+    return _THREADS.value or math.ceil(readers / 2) + (os.cpu_count() or 1)
 
 
 def _about(wanted: Settings, planned: Plan) -> dict[str, Any]:

@@ -5,8 +5,9 @@ import functools
 import logging
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
@@ -38,6 +39,7 @@ class Job:
       pan: whether the records hold the panchromatic band.
       splits: those that have patches.
       threads: that work on squares in one process, those that wait for an answer included.
+      readers: further threads that read a square's sides at the same time; 0: they are read one after the other.
       retry_dead: whether squares are fetched again that failed for good.
     """
 
@@ -48,6 +50,7 @@ class Job:
     pan: bool
     splits: tuple[str, ...]
     threads: int
+    readers: int
     retry_dead: bool
 
 
@@ -70,7 +73,7 @@ class ExportShard(beam.DoFn):
         harvest, missing = shards.kept(job.folder, task.shard, squares, retry_dead=job.retry_dead)
         progress.advance(task.patches - sum(len(square.patches) for square in missing))
         tally = Tally()
-        for part in _pool(job.threads).map(functools.partial(self._harvest, tally=tally), missing):
+        for part in _pool("squares", job.threads).map(functools.partial(self._harvest, tally=tally), missing):
             harvest.add(part)
         harvest.requests.append(tally.summary())
         try:
@@ -85,16 +88,15 @@ class ExportShard(beam.DoFn):
 
     def _harvest(self, square: Square, tally: Tally) -> Harvest:
         """What becomes of one square; nothing that happens to it ends a job of a week."""
-        with tally.counting():
-            harvest = self._tried(square)
+        harvest = self._tried(square, tally)
         progress.advance(len(square.patches))
         return harvest
 
-    def _tried(self, square: Square) -> Harvest:
+    def _tried(self, square: Square, tally: Tally) -> Harvest:
         if self._stopped is not None:
             return _dead(square, TRANSIENT, self._stopped)
         try:
-            return harvested(square, self._job)
+            return harvested(square, self._job, tally)
         except TransientError as error:
             return _dead(square, TRANSIENT, str(error))
         except (PermanentError, SceneError) as error:
@@ -109,14 +111,19 @@ class ExportShard(beam.DoFn):
             return _dead(square, PERMANENT, f"{error!r}\n{traceback.format_exc()}")
 
 
-def harvested(square: Square, job: Job) -> Harvest:
+def harvested(square: Square, job: Job, tally: Tally) -> Harvest:
     """Fetches a square, holds its patches against the gates and encodes those that pass.
 
     Raises:
       HarmonizeError: it cannot be fetched.
     """
+
+    def each(read: Callable[..., Any], *sides: Iterable[Any]) -> Iterable[Any]:
+        counted = tally.counted(read)
+        return _pool("readers", job.readers).map(counted, *sides) if job.readers else map(counted, *sides)
+
     harvest = Harvest()
-    for views in transforms.fetch(job.source, square, job.settings.bands, pan=job.pan):
+    for views in transforms.fetch(job.source, square, job.settings.bands, pan=job.pan, each=each):
         verdict = transforms.examine(views, job.settings)
         if verdict.reason is None:
             record = transforms.to_record(views, verdict, job.settings, job.level)
@@ -141,15 +148,15 @@ def _report(manifest: shards.Manifest) -> None:
         Metrics.counter("patches", f"dead, {line['kind']}").inc(len(line["patches"]))
 
 
-_pools: dict[int, ThreadPoolExecutor] = {}
+_pools: dict[tuple[str, int], ThreadPoolExecutor] = {}
 
 
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool(name: str, threads: int) -> ThreadPoolExecutor:
     """The process's threads: shared by the shards in work, so that one's last squares leave none idle."""
     with _lock:
-        if threads not in _pools:
-            _pools[threads] = ThreadPoolExecutor(threads, thread_name_prefix="square")
-        return _pools[threads]
+        if (name, threads) not in _pools:
+            _pools[name, threads] = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        return _pools[name, threads]
 
 
 def cancel() -> None:

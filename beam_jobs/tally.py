@@ -1,9 +1,8 @@
 """What a shard's requests to Earth Engine came to: counted where they are made, told to Beam, kept in its manifest."""
 
-import contextlib
 import threading
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from apache_beam.metrics import Metrics
 
@@ -11,6 +10,7 @@ from harmonize_tf.sources import ee_client
 from harmonize_tf.sources.ee_client import Attempt
 
 # The name by which Dataflow's autoscaler knows that workers wait rather than work (adaptive_throttler.py in Beam).
+Result = TypeVar("Result")
 THROTTLED = "cumulativeThrottlingSeconds"
 _here = threading.local()
 
@@ -21,14 +21,17 @@ class Tally:
     def __init__(self) -> None:
         self._lock, self._attempts = threading.Lock(), list[Attempt]()
 
-    @contextlib.contextmanager
-    def counting(self) -> Iterator[None]:
-        """Counts what this thread asks while the block lasts."""
-        _here.tally = self
-        try:
-            yield
-        finally:
-            _here.tally = None
+    def counted(self, function: Callable[..., Result]) -> Callable[..., Result]:
+        """The function, counting what it asks in whichever thread it runs."""
+
+        def count(*args: Any) -> Result:
+            _here.tally = self
+            try:
+                return function(*args)
+            finally:
+                _here.tally = None
+
+        return count
 
     def add(self, attempt: Attempt) -> None:
         """Counts one."""

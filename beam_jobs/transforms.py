@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
@@ -51,21 +52,37 @@ class Verdict:
     reason: str | None
 
 
-def fetch(source: SceneSource, square: Square, bands: tuple[str, ...], *, pan: bool) -> list[Views]:
+def fetch(
+    source: SceneSource,
+    square: Square,
+    bands: tuple[str, ...],
+    *,
+    pan: bool,
+    each: Callable[..., Iterable[list[Raster | None]]] = map,
+) -> list[Views]:
     """Reads both sides of a square's patches onto the pair grid: 30 m, 15 m for the panchromatic band, 10 m.
+
+    Args:
+      source: of the scenes.
+      square: what to read.
+      bands: band names.
+      pan: whether the panchromatic band is read too.
+      each: as `map`, to read the sides in some other way than one after the other.
 
     Raises:
       SceneError: a scene cannot be read there.
       PermanentError, TransientError: the service behind the source does not give it.
     """
-    landsat, sentinel = square.scenes
-    grids = [patch.grid for patch in square.patches]
-    nothing = [None] * len(grids)
-    seen = landsat and read_all_onto(source, landsat, bands, [grid.at(30) for grid in grids])
-    panchromatic = landsat and pan and read_all_onto(source, landsat, ("pan",), [grid.at(15) for grid in grids])
-    target = sentinel and read_all_onto(source, sentinel, bands, grids)
-    sides = zip(square.patches, seen or nothing, panchromatic or nothing, target or nothing, strict=True)
-    return [Views(patch, square.scenes, *rasters) for patch, *rasters in sides]
+    (landsat, sentinel), grids = square.scenes, [patch.grid for patch in square.patches]
+
+    def read(scene: Scene | None, names: tuple[str, ...], pixel: float) -> list[Raster | None]:
+        if scene is None:
+            return [None] * len(grids)
+        return read_all_onto(source, scene, names, [grid.at(pixel) for grid in grids])
+
+    scenes, names = (landsat, landsat if pan else None, sentinel), (bands, ("pan",), bands)
+    sides = each(read, scenes, names, (30.0, 15.0, 10.0))
+    return [Views(patch, square.scenes, *rasters) for patch, *rasters in zip(square.patches, *sides, strict=True)]
 
 
 def examine(views: Views, settings: Settings) -> Verdict:

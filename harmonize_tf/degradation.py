@@ -7,6 +7,7 @@ polyphase weights from which `harmonize_tf.models.layers` builds its convolution
 Widths (`sigma`) are always in 10 m pixels.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -131,14 +132,14 @@ def sample_blurred(
     out = np.empty((len(rows), len(cols), values.shape[-1]), np.float32)
     total: dict[float, np.ndarray] = {}
     for band, width in enumerate(map(float, sigma)):
-        kernel = gaussian(_checked(width))
-        across, down = (_matrix(p, n, kernel) for p, n in zip((rows, cols), valid.shape, strict=True))
+        _checked(width)
+        across, down = (_matrix(p, n, gaussian, width) for p, n in zip((rows, cols), valid.shape, strict=True))
         if width not in total:
             total[width] = _separable(across, weight, down)
         reached = total[width] > 0
         np.divide(_separable(across, values[..., band], down), total[width], out=out[..., band], where=reached)
         out[..., band][~reached] = 0
-    covered = [_matrix(p, n, _box(footprint)) for p, n in zip((rows, cols), valid.shape, strict=True)]
+    covered = [_matrix(p, n, _box, footprint) for p, n in zip((rows, cols), valid.shape, strict=True)]
     inside = _separable(covered[0], weight, covered[1])
     return out, inside > 1 - 1e-4
 
@@ -185,12 +186,21 @@ def _box(width: float) -> tuple[Kernel, float]:
     return lambda d: np.clip((width + 1) / 2 - np.abs(d), 0.0, min(1.0, width)) / width, (width + 1) / 2
 
 
-def _matrix(positions: np.ndarray, size: int, kernel: tuple[Kernel, float]) -> scipy.sparse.csr_array:
+def _matrix(
+    positions: np.ndarray, size: int, kernel: Callable[[float], tuple[Kernel, float]], width: float
+) -> scipy.sparse.csr_array:
     """The [len(positions), size] matrix that weighs `size` pixels from each position; the outside is left out."""
-    function, end = kernel
+    return _kept_matrix(np.asarray(positions, np.float64).tobytes(), size, kernel, float(width))
+
+
+@functools.lru_cache(maxsize=64)  # an export asks for the same few again and again, patch after patch
+def _kept_matrix(
+    places: bytes, size: int, kernel: Callable[[float], tuple[Kernel, float]], width: float
+) -> scipy.sparse.csr_array:
+    positions, (function, end) = np.frombuffer(places), kernel(width)
     taps = np.arange(-math.ceil(end), math.ceil(end) + 1)
     columns = np.round(positions).astype(np.int64)[:, None] + taps
-    weights = function(columns - np.asarray(positions, np.float64)[:, None])
+    weights = function(columns - positions[:, None])
     rows = np.broadcast_to(np.arange(len(positions))[:, None], columns.shape)
     keep = (columns >= 0) & (columns < size) & (weights != 0)
     return scipy.sparse.csr_array(

@@ -7,6 +7,7 @@ kernel keeps 0.85 of the Nyquist frequency; corners at 0 mod 30 m would mean hal
 """
 
 import dataclasses
+import functools
 import math
 from typing import Any
 
@@ -108,8 +109,25 @@ def sentinel_crs(crs: str, bounds: tuple[float, float, float, float]) -> str:
     if 32601 <= code <= 32660:
         return f"EPSG:{code + 100 if (bottom + top) / 2 < 0 else code}"
     west, south, east, north = rasterio.warp.transform_bounds(crs, "EPSG:4326", *bounds)
-    zone = int(((west + east) / 2 + 180) // 6) % 60 + 1
-    return f"EPSG:{(32600 if south + north >= 0 else 32700) + zone}"
+    return f"EPSG:{utm_zone((west + east) / 2, (south + north) / 2)}"
+
+
+def utm_zone(longitude: np.ndarray | float, latitude: np.ndarray | float) -> np.ndarray:
+    """EPSG code of the UTM zone to which Sentinel-2's tiling (MGRS) gives each place.
+
+    Args:
+      longitude: degrees.
+      latitude: degrees, -80 to 84.
+
+    Returns:
+      326xx or 327xx; with MGRS's exceptions, 32V for all of south-western Norway, and 31X, 33X, 35X, 37X on Svalbard.
+    """
+    longitude, latitude = np.asarray(longitude), np.asarray(latitude)
+    zone = (np.floor(longitude / 6) + 30).astype(int) % 60 + 1
+    zone = np.where((latitude >= 56) & (latitude < 64) & (longitude >= 3) & (longitude < 12), 32, zone)
+    svalbard = (latitude >= 72) & (longitude >= 0) & (longitude < 42)
+    zone = np.where(svalbard, 31 + 2 * np.searchsorted([9, 21, 33], longitude, side="right"), zone)
+    return zone + np.where(latitude < 0, 32700, 32600)
 
 
 def lattice_origin(crs: str) -> tuple[int, int]:
@@ -117,6 +135,7 @@ def lattice_origin(crs: str) -> tuple[int, int]:
     return ORIGIN, (ORIGIN + false_northing(crs)) % CELL
 
 
+@functools.cache
 def false_northing(crs: str) -> int:
     """What a UTM zone adds to northern-hemisphere northings, m: 10,000 km in the zones 327xx, else nothing."""
     southern = 32701 <= (CRS.from_user_input(crs).to_epsg() or 0) <= 32760
@@ -160,22 +179,26 @@ def warp(values: np.ndarray, valid: np.ndarray, source: Grid, target: Grid) -> t
     if offset is not None:
         return _copy(values, valid, offset, target.shape)
     planes = np.where(valid, np.moveaxis(values, -1, 0), np.nan).astype(np.float32)
+    # What the source does not reach stays as it is: NaN, or 1, invalid.
     warped = np.full((len(planes), *target.shape), np.nan, np.float32)
+    invalid = np.ones(target.shape, np.float32)
     shared = {
         "src_transform": source.transform,
         "src_crs": source.crs,
         "dst_transform": target.transform,
         "dst_crs": target.crs,
         "tolerance": 0.0,
+        "init_dest_nodata": False,
     }
+    # Without gaps GDAL needs no no-data values, and is three times as fast; but for the last bit at the source's edge,
+    # where the kernel reaches over it, the values are the same.
+    whole = len(planes) > 0 and valid.all()
     if len(planes):
-        nodata = {"src_nodata": np.nan, "dst_nodata": np.nan}
+        nodata = {} if whole else {"src_nodata": np.nan, "dst_nodata": np.nan}
         rasterio.warp.reproject(planes, warped, resampling=Resampling.cubic, **nodata, **shared)
-    # What the source does not reach stays 1, invalid.
-    invalid = np.ones(target.shape, np.float32)
-    masks = {"resampling": Resampling.bilinear, "init_dest_nodata": False}
-    rasterio.warp.reproject((~valid).astype(np.float32), invalid, **masks, **shared)
-    warped_valid = (invalid <= 1e-6) & np.isfinite(warped).all(axis=0)
+    if not whole:
+        rasterio.warp.reproject((~valid).astype(np.float32), invalid, resampling=Resampling.bilinear, **shared)
+    warped_valid = (whole | (invalid <= 1e-6)) & np.isfinite(warped).all(axis=0)
     return np.where(warped_valid, warped, 0.0).transpose(1, 2, 0), warped_valid
 
 
@@ -229,14 +252,16 @@ def estimate_shift(reference: np.ndarray, moved: np.ndarray, valid: np.ndarray) 
         return None
     pair = np.stack([reference, moved]).astype(np.float64)
     pair -= pair[:, valid].mean(axis=1)[:, None, None]
-    pair[:, ~valid] = 0.0
-    near = gaussian_filter(valid.astype(np.float64), FILL)
-    around = np.stack([gaussian_filter(image, FILL) for image in pair]) / np.maximum(near, 0.05)
-    pair = np.where(valid, pair, around)
-    deviation = pair[:, valid].std(axis=1)
+    seen = pair[:, valid]
+    deviation = seen.std(axis=1)
     if (deviation < 1e-6).any():  # a hundredth of a code; float32 rounding alone leaves 1e-8
         return None
-    correlation = float((pair[0] * pair[1])[valid].mean() / deviation.prod())
+    correlation = float((seen[0] * seen[1]).mean() / deviation.prod())
+    if not valid.all():
+        pair[:, ~valid] = 0.0
+        near = gaussian_filter(valid.astype(np.float64), FILL)
+        around = np.stack([gaussian_filter(image, FILL) for image in pair]) / np.maximum(near, 0.05)
+        pair = np.where(valid, pair, around)
     window = np.outer(*(np.hanning(size + 2)[1:-1] for size in reference.shape))
     shift, _, _ = phase_cross_correlation(pair[1] * window, pair[0] * window, upsample_factor=20, normalization=None)
     return Shift(dx=float(shift[1]), dy=float(shift[0]), correlation=correlation)

@@ -110,7 +110,7 @@ def _wanted(window: _Window, area: str) -> np.ndarray:
     (left, bottom), (row, column) = window.corner, np.indices(window.shape).reshape(2, -1)
     centres = left + PATCH * (column + 0.5), bottom + PATCH * (row + 0.5)
     longitude, latitude = map(np.array, rasterio.warp.transform(window.crs, "EPSG:4326", *centres))
-    own = utm_zone(longitude, latitude) == CRS.from_user_input(window.crs).to_epsg()
+    own = geometry.utm_zone(longitude, latitude) == CRS.from_user_input(window.crs).to_epsg()
     return (own & region.within(area, longitude, latitude)).reshape(window.shape)
 
 
@@ -165,23 +165,6 @@ def _ring_in(crs: str, ring: Sequence[Sequence[float]]) -> list[tuple[float, flo
     dense = np.union1d(along, np.arange(0, along[-1], EDGE))
     points = np.interp(dense, along, longitude), np.interp(dense, along, latitude)
     return list(zip(*rasterio.warp.transform("EPSG:4326", crs, *points), strict=True))
-
-
-def utm_zone(longitude: np.ndarray, latitude: np.ndarray) -> np.ndarray:
-    """EPSG code of the UTM zone to which Sentinel-2's tiling (MGRS) gives each place.
-
-    Args:
-      longitude: degrees.
-      latitude: degrees, -80 to 84.
-
-    Returns:
-      326xx or 327xx; with MGRS's exceptions, 32V for all of south-western Norway, and 31X, 33X, 35X, 37X on Svalbard.
-    """
-    zone = (np.floor(longitude / 6) + 30).astype(int) % 60 + 1
-    zone = np.where((latitude >= 56) & (latitude < 64) & (longitude >= 3) & (longitude < 12), 32, zone)
-    svalbard = (latitude >= 72) & (longitude >= 0) & (longitude < 42)
-    zone = np.where(svalbard, 31 + 2 * np.searchsorted([9, 21, 33], longitude, side="right"), zone)
-    return zone + np.where(latitude < 0, 32700, 32600)
 
 
 def patch_at(

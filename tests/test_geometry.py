@@ -180,3 +180,36 @@ def test_a_shift_is_found_in_spite_of_holes():
     found = geometry.estimate_shift(np.where(seen, image, 0.0), moved, seen)
     assert abs(found.dx - 0.9) < 0.1 and abs(found.dy + 0.6) < 0.1
     assert found.correlation > 0.85
+
+
+@pytest.mark.parametrize(
+    ("place", "zone"),
+    [
+        ((-122.4, 37.8), 32610),  # San Francisco, 10S
+        ((151.2, -33.9), 32756),  # Sydney, 56H
+        ((-78.5, -0.2), 32717),  # Quito, 17M
+        ((12.4, 51.3), 32633),  # Leipzig, 33U
+        ((11.999, 51.3), 32632),
+        ((5.3, 60.4), 32632),  # Bergen, 32V
+        ((2.9, 60.4), 32631),
+        ((5.3, 55.9), 32631),
+        ((6.0, 64.1), 32632),
+        ((5.3, 64.1), 32631),
+        ((15.6, 78.2), 32633),  # Longyearbyen, 33X
+        ((8.9, 78.9), 32631),
+        ((9.0, 78.9), 32633),
+        ((25.0, 80.0), 32635),
+        ((21.0, 80.0), 32635),
+        ((33.0, 80.0), 32637),
+        ((41.9, 80.0), 32637),
+        ((42.1, 80.0), 32638),
+        ((-0.1, 80.0), 32630),
+        ((25.8, 71.2), 32635),  # North Cape, 35W
+        ((8.0, 71.9), 32632),
+        ((-180.0, 10.0), 32601),
+        ((180.0, 10.0), 32601),
+        ((179.9, -16.0), 32760),
+    ],
+)
+def test_the_zone_of_a_place_is_that_of_mgrs(place, zone):
+    assert geometry.utm_zone(*map(np.array, place)) == zone

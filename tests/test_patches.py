@@ -163,39 +163,6 @@ def test_where_zones_meet_each_place_comes_once_and_in_its_own_zone(lower, upper
     np.testing.assert_array_equal(covered(upper, world), km[:, axis] > 0)
 
 
-@pytest.mark.parametrize(
-    ("place", "zone"),
-    [
-        ((-122.4, 37.8), 32610),  # San Francisco, 10S
-        ((151.2, -33.9), 32756),  # Sydney, 56H
-        ((-78.5, -0.2), 32717),  # Quito, 17M
-        ((12.4, 51.3), 32633),  # Leipzig, 33U
-        ((11.999, 51.3), 32632),
-        ((5.3, 60.4), 32632),  # Bergen, 32V
-        ((2.9, 60.4), 32631),
-        ((5.3, 55.9), 32631),
-        ((6.0, 64.1), 32632),
-        ((5.3, 64.1), 32631),
-        ((15.6, 78.2), 32633),  # Longyearbyen, 33X
-        ((8.9, 78.9), 32631),
-        ((9.0, 78.9), 32633),
-        ((25.0, 80.0), 32635),
-        ((21.0, 80.0), 32635),
-        ((33.0, 80.0), 32637),
-        ((41.9, 80.0), 32637),
-        ((42.1, 80.0), 32638),
-        ((-0.1, 80.0), 32630),
-        ((25.8, 71.2), 32635),  # North Cape, 35W
-        ((8.0, 71.9), 32632),
-        ((-180.0, 10.0), 32601),
-        ((180.0, 10.0), 32601),
-        ((179.9, -16.0), 32760),
-    ],
-)
-def test_the_zone_of_a_place_is_that_of_mgrs(place, zone):
-    assert patches.utm_zone(*map(np.array, place)) == zone
-
-
 @pytest.mark.parametrize(("crs", "neighbour"), [("EPSG:32633", "EPSG:32632"), ("EPSG:32733", "EPSG:32632")])
 def test_a_landsat_scene_of_the_neighbouring_zone_covers_what_lies_within_its_rectangle_there(crs, neighbour):
     sentinel = scene("sentinel", crs, 300_000, 5_700_000 if crs == "EPSG:32633" else 8_300_000, 40_020, 40_020)

@@ -66,7 +66,7 @@ def raising(errors):
 
 def job(folder, before=None, **changes):
     source = Troubled(size=GRAY.size, bands=GRAY.bands, before=before)
-    made = Job(folder, source, WANTED, "toa", pan=False, splits=SPLITS, threads=1, retry_dead=False)
+    made = Job(folder, source, WANTED, "toa", pan=False, splits=SPLITS, threads=1, readers=0, retry_dead=False)
     return dataclasses.replace(made, **changes)
 
 
@@ -278,7 +278,7 @@ def test_beam_counts_what_became_of_patches_and_shards(folder):
     squares = list(planned.squares)
     COUNTED.update({squares[0].id: TransientError("503"), squares[-1].id: PermanentError("404")})
     PLACES.update({place(square): square.id for square in squares})
-    there = Job(folder, source, wanted, "toa", pan=False, splits=SPLITS, threads=2, retry_dead=False)
+    there = Job(folder, source, wanted, "toa", pan=False, splits=SPLITS, threads=2, readers=0, retry_dead=False)
     pipeline = options.pipeline(options.pipeline_options([], 2, []))
     export_pairs.add_to(pipeline, tasks, there)
     result = pipeline.run()

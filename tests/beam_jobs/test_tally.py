@@ -41,13 +41,15 @@ def test_what_a_thread_asks_is_counted_where_it_is_asked_and_only_while_it_count
     tallies = [Tally() for _ in range(4)]
     together = threading.Barrier(4)
 
+    def answered(number):
+        together.wait()
+        for _ in range(number):
+            told(ATTEMPTS[0])
+        together.wait()
+
     def ask(number):
         told(ATTEMPTS[3])
-        with tallies[number].counting():
-            together.wait()
-            for _ in range(number):
-                told(ATTEMPTS[0])
-            together.wait()
+        tallies[number].counted(answered)(number)
         told(ATTEMPTS[3])
 
     threads = [threading.Thread(target=ask, args=[number]) for number in range(4)]
@@ -63,11 +65,10 @@ def test_several_threads_count_into_one():
     counted = Tally()
 
     def ask():
-        with counted.counting():
-            for _ in range(200):
-                told(ATTEMPTS[0])
+        for _ in range(200):
+            told(ATTEMPTS[0])
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=counted.counted(ask)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -77,8 +78,8 @@ def test_several_threads_count_into_one():
 
 def test_an_error_ends_the_counting():
     counted = Tally()
-    with pytest.raises(ZeroDivisionError), counted.counting():
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        counted.counted(lambda: 1 / 0)()
     told(ATTEMPTS[0])
     assert counted.summary() == NOTHING
 
