@@ -12,6 +12,7 @@ COMMANDS = {
     "samples": ("harmonize_tf.sources.samples", "fetch real sample scenes into a cache"),
     "check": ("harmonize_tf.check", "tell what is wrong with scenes, records or a model before they are used"),
     "export": ("beam_jobs.export_pairs", "paired patches from scenes to TFRecords, by Apache Beam"),
+    "estimate-blur": ("harmonize_tf.estimate_blur", "measure how much blurrier than Sentinel-2 Landsat is"),
     "train": ("trainer.task", "train a model on exported patches"),
     "evaluate": ("trainer.evaluate", "judge models and baselines on the test split"),
     "push": ("serving.export", "write a trained model as a SavedModel version for TensorFlow Serving"),
@@ -26,7 +27,7 @@ def main() -> None:
     if name in ("--help", "-h"):
         print("usage: harmonize COMMAND [flags]      (harmonize COMMAND --help lists a command's flags)\n")
         for known, (module, summary) in COMMANDS.items():
-            print(f"  {known:<10} {summary}  [python -m {module}]")
+            print(f"  {known:<14} {summary}  [python -m {module}]")
         return
     command.run(lambda: _run(name, sys.argv[2:]))
 

@@ -16,14 +16,16 @@ MAY_IMPORT = {
 
 # What a Dataflow worker or a light client imports.
 WITHOUT_TENSORFLOW = """
+harmonize_tf.blur harmonize_tf.blur_fit harmonize_tf.estimate_blur
 harmonize_tf.__main__ harmonize_tf.command harmonize_tf.check harmonize_tf.demo harmonize_tf.degradation
 harmonize_tf.errors harmonize_tf.geometry harmonize_tf.manifest harmonize_tf.metrics.fidelity
 harmonize_tf.pairing harmonize_tf.pansharpen harmonize_tf.patches harmonize_tf.products harmonize_tf.quality
 harmonize_tf.quicklook harmonize_tf.radiometry harmonize_tf.records harmonize_tf.sensors harmonize_tf.sources
 harmonize_tf.sources.degraded harmonize_tf.sources.geotiff harmonize_tf.sources.samples
 harmonize_tf.sources.simulated harmonize_tf.tiling harmonize_tf.workflow harmonize_tf.sources.earth_engine
-harmonize_tf.testing.earth_engine_emulator beam_jobs.export_pairs beam_jobs.options beam_jobs.plan
-beam_jobs.shards beam_jobs.transforms
+harmonize_tf.testing.earth_engine_emulator beam_jobs.estimate beam_jobs.export_pairs beam_jobs.export_shard
+beam_jobs.exports beam_jobs.folder beam_jobs.options beam_jobs.plan beam_jobs.progress beam_jobs.settings
+beam_jobs.shards beam_jobs.squares beam_jobs.summary beam_jobs.tally beam_jobs.transforms
 """.split()
 
 
