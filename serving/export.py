@@ -105,6 +105,11 @@ def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -
             f"bands must be among {', '.join(BANDS)}, in this order. Received: bands={','.join(harmonizer.bands)}. "
             "Train on records exported with one of the band sets."
         )
+    if harmonizer.halo is None:
+        raise ModelError(
+            "a model whose pixels depend on the whole image is not served, because no window of a scene would equal "
+            f"the whole. Received: norm={harmonizer.norm}. Train with norm=none; `harmonize evaluate` takes this one too."
+        )
     return Manifest(
         name=name,
         bands=tuple(harmonizer.bands),

@@ -59,12 +59,13 @@ def _guarded(manifest: Manifest, windows: tuple[tf.Tensor, ...]) -> tuple[tf.Ten
     )
     if not pan:
         return ms, None
-    tf.debugging.assert_equal(
+    fits = tf.debugging.assert_equal(
         tf.shape(pan[0])[:3],
         tf.shape(ms)[:3] * [1, 2, 2],
         "landsat_pan must be [N, 2h, 2w, 1] for landsat_ms [N, h, w, B]",
     )
-    return ms, pan[0]
+    with tf.control_dependencies([fits]):  # or the network's own error, which says less, may come first
+        return ms, tf.identity(pan[0])
 
 
 def _forward(

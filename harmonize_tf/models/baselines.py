@@ -6,11 +6,10 @@ import keras
 import tensorflow as tf
 from absl import logging
 
-from harmonize_tf import pansharpen
-from harmonize_tf.degradation import FACTOR, cubic_weights, gaussian_weights
+from harmonize_tf.degradation import FACTOR
 from harmonize_tf.errors import ModelError
-from harmonize_tf.models.harmonizer import Bicubic, Inputs, Landsat, prepare
-from harmonize_tf.models.layers import Polyphase, repeat_pixels, resample
+from harmonize_tf.models.landsat import Bicubic, Inputs, PanSharpening, prepare
+from harmonize_tf.models.layers import repeat_pixels
 from harmonize_tf.radiometry import Bandpass
 
 BASELINES = ("nearest", "bicubic", "bandpass", "pansharpen")
@@ -48,28 +47,18 @@ class Baseline(keras.Model):
             logging.warning("pansharpen: there is no panchromatic band, so this baseline is the same as bandpass")
         self.bandpass = bandpass if method in ("bandpass", "pansharpen") else _identity(len(self.bands))
         self._bicubic = Bicubic(len(self.bands))
-        self._pan_to_10m = Polyphase([cubic_weights(2, 3)])
-        self._pan_to_30m = Polyphase([gaussian_weights(pansharpen.BLUR_SIGMA, 2, 1)])
-        self._pan_bicubic = Bicubic(1)
+        self._sharpen = PanSharpening(self.bands) if self.uses_pan else None
         self.built = True
-        self.halo = 0 if method == "nearest" else self._bicubic.halo
-        if self.uses_pan:
-            self.halo += self._pan_to_30m.radius
+        self.halo = 0 if method == "nearest" else (self._sharpen or self._bicubic).halo
 
     def call(self, inputs: Inputs, training: bool | None = None) -> tf.Tensor:
-        """Returns float32 reflectance [N, 3h, 3w, B]; inputs as `harmonizer.prepare` takes them."""
+        """Returns float32 reflectance [N, 3h, 3w, B]; inputs as `landsat.prepare` takes them."""
         del training
         landsat = prepare(inputs, self.bands, self.uses_pan)
         if self.method == "nearest":
             return repeat_pixels(landsat.ms, FACTOR)
         output = self.bandpass.apply(self._bicubic(landsat.ms, landsat.valid))
-        return self._sharpened(output, landsat) if self.uses_pan else output
-
-    def _sharpened(self, ms: tf.Tensor, landsat: Landsat) -> tf.Tensor:
-        at_15m = repeat_pixels(landsat.valid, 2)
-        pan = resample(landsat.pan, at_15m, self._pan_to_10m, self._pan_to_10m)
-        seen = resample(landsat.pan, at_15m, self._pan_to_30m, self._pan_to_30m)
-        return pansharpen.sharpen(ms, pan, self._pan_bicubic(seen, landsat.valid), self.bands)
+        return self._sharpen(output, landsat) if self._sharpen else output
 
 
 def build_baseline(name: str, bands: Sequence[str], level: str, uses_pan: bool, bandpass: Bandpass) -> Baseline:

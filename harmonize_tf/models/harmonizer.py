@@ -3,95 +3,25 @@
 import dataclasses
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 import tensorflow as tf
 
-from harmonize_tf.degradation import MIN_SIGMA, cubic_weights
+from harmonize_tf.degradation import FACTOR, MIN_SIGMA
 from harmonize_tf.errors import ModelError
 from harmonize_tf.models.consistency import Consistency
-from harmonize_tf.models.generators import Subpixel
-from harmonize_tf.models.layers import PACKAGE, Polyphase, masked, repeat_pixels, resample
+from harmonize_tf.models.landsat import Bicubic, Inputs, Landsat, PanSharpening, prepare
+from harmonize_tf.models.layers import PACKAGE, masked, repeat_pixels
+from harmonize_tf.models.resnet import NORMS, ResNet
+from harmonize_tf.models.subpixel import Subpixel
 from harmonize_tf.radiometry import Bandpass
 
-Inputs = Mapping[str, tf.Tensor]
-
+GENERATORS = ("subpixel", "resnet")
 CONSISTENCY = ("exact", "none")
 NIR = ("B8", "B8A")
 SCALES = (3, 2)
-
-
-@dataclasses.dataclass(frozen=True)
-class Landsat:
-    """What a Harmonizer is given, made ready: float32, 0 where there is no data.
-
-    Attributes:
-      ms: [N, h, w, B] reflectance at 30 m.
-      valid: [N, h, w, 1], 0 or 1.
-      pan: [N, 2h, 2w, 1] at 15 m, its gaps filled from the visible bands; None when it is not used.
-    """
-
-    ms: tf.Tensor
-    valid: tf.Tensor
-    pan: tf.Tensor | None
-
-
-def prepare(inputs: Inputs, bands: Sequence[str], uses_pan: bool) -> Landsat:
-    """Checks the inputs of a Harmonizer against what it was made for, and masks them.
-
-    Args:
-      inputs: "landsat_ms" [N, h, w, B] reflectance; "landsat_valid" [N, h, w, 1]; with `uses_pan` "landsat_pan"
-        [N, 2h, 2w, 1] and, where not everything in it is valid, "landsat_pan_valid" of the same shape.
-      bands: names of the bands of "landsat_ms".
-      uses_pan: whether the panchromatic band is wanted.
-
-    Raises:
-      ModelError: an input is missing or has another number of bands.
-    """
-    wanted = {"landsat_ms": len(bands), "landsat_valid": 1} | ({"landsat_pan": 1} if uses_pan else {})
-    for name, channels in wanted.items():
-        shape = inputs[name].shape if name in inputs else None
-        if shape is None or len(shape) != 4 or shape[-1] != channels:
-            raise ModelError(
-                f"This model needs {name!r} of shape [N, height, width, {channels}] for bands {', '.join(bands)}. "
-                f"Received: shape={None if shape is None else tuple(shape)}. Give it data of those bands."
-            )
-    valid = tf.cast(tf.cast(inputs["landsat_valid"], tf.float32) > 0.5, tf.float32)
-    ms = masked(tf.cast(inputs["landsat_ms"], tf.float32), valid)
-    if not uses_pan:
-        return Landsat(ms, valid, None)
-    return Landsat(ms, valid, _filled_pan(inputs, ms, valid, bands))
-
-
-def _filled_pan(inputs: Inputs, ms: tf.Tensor, valid: tf.Tensor, bands: Sequence[str]) -> tf.Tensor:
-    pan, valid = tf.cast(inputs["landsat_pan"], tf.float32), repeat_pixels(valid, 2)
-    if inputs.get("landsat_pan_valid") is not None:
-        # The panchromatic band covers green and red (0.50 to 0.68 um), so their mean stands in for it.
-        visible = [ms[..., bands.index(name), None] for name in ("green", "red")]
-        gaps = repeat_pixels(tf.add_n(visible) / len(visible), 2)
-        pan = tf.where(tf.cast(inputs["landsat_pan_valid"], tf.float32) > 0.5, pan, gaps)
-    return masked(pan, valid)
-
-
-class Bicubic:
-    """Keys' bicubic from 30 to 10 m, looking at valid pixels only.
-
-    Args:
-      bands: how many.
-
-    Attributes:
-      halo: 30 m pixels beyond a pixel's own that are looked at.
-    """
-
-    def __init__(self, bands: int) -> None:
-        self._operator, self._mask_operator = Polyphase([cubic_weights()] * bands), Polyphase([cubic_weights()])
-        self.halo = self._operator.radius
-
-    def __call__(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Maps [N, h, w, B] to [N, 3h, 3w, B]; `valid` is [N, h, w, 1]."""
-        return resample(x, valid, self._operator, self._mask_operator)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -101,6 +31,13 @@ class Harmonizer(keras.Model):
         base    = bandpass(bicubic(ms))
         detail  = std * generator((ms - mean) / std, (pan - pan_mean) / pan_std)
         output  = consistency(base + detail, bandpass(ms))
+
+    The generator "subpixel" works on the coarse grid. "resnet" works at 10 m, on the base, into which the panchromatic
+    band's detail is injected where it is an input (`harmonize_tf.pansharpen`): it sees an image like Sentinel-2's but
+    blurred, whatever Landsat it comes from, and may have learnt on such images only (`refine`):
+
+        base    = pansharpen(bandpass(bicubic(ms)), pan)
+        detail  = std * generator((base - mean) / std)
 
     Invalid pixels influence nothing but their own 3x3 output pixels, and outside the image is the same as invalid.
 
@@ -114,14 +51,18 @@ class Harmonizer(keras.Model):
       std: for each band what the network divides by and its detail is multiplied by, reflectance.
       pan_mean: the same for the panchromatic band.
       pan_std: the same for the panchromatic band.
-      scale: 3 (network at 30 m) or 2 (at 20 m, as in the article).
+      scale: of "subpixel" 3 (network at 30 m) or 2 (at 20 m, as in the article); 3 with "resnet".
       blocks: residual blocks of the network.
       filters: channels of the network.
       consistency: "exact", or "none" as in the article.
       nir: Sentinel-2's band behind "nir", "B8" or "B8A"; recorded.
+      generator: "subpixel" or "resnet".
+      norm: "none", or with "resnet" "instance" for parity with the literature.
 
     Attributes:
-      halo: pixels of 30 m that exact tiling needs as context on each side.
+      generator: the network.
+      halo: pixels of 30 m that exact tiling needs as context on each side; None where a network with
+        `norm="instance"` looks at the whole image, so that windows never equal it.
       multiple: pixels of 30 m that a window's origin and size must be multiples of.
 
     Raises:
@@ -144,6 +85,8 @@ class Harmonizer(keras.Model):
         filters: int = 64,
         consistency: str = "exact",
         nir: str = "B8",
+        generator: str = "subpixel",
+        norm: str = "none",
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -152,15 +95,15 @@ class Harmonizer(keras.Model):
         self.sigma, self.mean, self.std = (tuple(map(float, x)) for x in (sigma, mean, std))
         self.pan_mean, self.pan_std = float(pan_mean), float(pan_std)
         self.scale, self.blocks, self.filters, self.consistency = scale, blocks, filters, consistency
+        self.kind, self.norm = generator, norm
         self._check()
         self._bicubic, self._consistency = Bicubic(len(self.bands)), Consistency(self.sigma)
-        self.generator = Subpixel(len(self.bands), uses_pan, scale, blocks, filters, dtype=self.dtype_policy)
+        self._sharpen = PanSharpening(self.bands) if generator == "resnet" and uses_pan else None
+        self.generator = self._network()
         self.generator.build()
         self.built = True
         self.multiple = self.generator.multiple
-        reach = max(self._bicubic.halo, self.generator.halo)
-        reach += self._consistency.halo if consistency == "exact" else 0
-        self.halo = self.multiple * math.ceil(reach / self.multiple)
+        self.halo = self._halo()
 
     def call(self, inputs: Inputs, training: bool | None = None) -> tf.Tensor:
         """Returns float32 reflectance [N, 3h, 3w, B], finite everywhere; see `prepare` for the inputs."""
@@ -171,16 +114,30 @@ class Harmonizer(keras.Model):
         return self._consistency(output, target, landsat.valid) if self.consistency == "exact" else output
 
     def base(self, landsat: Landsat) -> tf.Tensor:
-        """Returns what is known without the network: bicubic, band-pass adjusted, [N, 3h, 3w, B]."""
-        return self.bandpass.apply(self._bicubic(landsat.ms, landsat.valid))
+        """Returns what is known without the network, reflectance, [N, 3h, 3w, B]."""
+        base = self.bandpass.apply(self._bicubic(landsat.ms, landsat.valid))
+        return self._sharpen(base, landsat) if self._sharpen else base
 
     def detail(self, landsat: Landsat) -> tf.Tensor:
         """Returns what the network adds, reflectance, before consistency; [N, 3h, 3w, B]."""
-        ms = masked((landsat.ms - tf.constant(self.mean)) / tf.constant(self.std), landsat.valid)
-        pan = landsat.pan
+        if self.kind == "resnet":
+            return self.refine(self.base(landsat), repeat_pixels(landsat.valid, FACTOR))
+        ms, pan = self._normalized(landsat.ms, landsat.valid), landsat.pan
         if pan is not None:
             pan = masked((pan - self.pan_mean) / self.pan_std, repeat_pixels(landsat.valid, 2))
         return self.generator(ms, pan, landsat.valid) * tf.constant(self.std)
+
+    def refine(self, image: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        """Returns what a "resnet" adds to an image at 10 m that has come another way than from Landsat.
+
+        Args:
+          image: reflectance float32 [N, H, W, B], such as Sentinel-2's, blurred; H and W of any size.
+          valid: float32 [N, H, W, 1], 0 or 1; what invalid pixels hold is not used.
+
+        Returns:
+          float32 reflectance [N, H, W, B], finite everywhere.
+        """
+        return self.generator(self._normalized(image, valid), valid) * tf.constant(self.std)
 
     def degrade(self, output: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Shows an output [N, 3h, 3w, B] at 30 m as this model assumes that Landsat sees it; 0 where not valid."""
@@ -188,12 +145,13 @@ class Harmonizer(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, as JSON has them."""
-        names = ("level", "uses_pan", "pan_mean", "pan_std", "scale", "blocks", "filters", "consistency", "nir")
+        names = ("level", "uses_pan", "pan_mean", "pan_std", "scale", "blocks", "filters", "consistency", "nir", "norm")
         lists = ("bands", "sigma", "mean", "std")
         return {
             **super().get_config(),
             **{name: getattr(self, name) for name in names},
             **{name: list(getattr(self, name)) for name in lists},
+            "generator": self.kind,
             "bandpass": dataclasses.asdict(self.bandpass),
         }
 
@@ -204,6 +162,23 @@ class Harmonizer(keras.Model):
         bandpass = Bandpass(tuple(b["slope"]), tuple(b["offset"]), b["source"])
         return cls(**{**config, "bandpass": bandpass})
 
+    def _network(self) -> Subpixel | ResNet:
+        bands, policy = len(self.bands), self.dtype_policy
+        if self.kind == "resnet":
+            return ResNet(bands, self.blocks, self.filters, self.norm, dtype=policy)
+        return Subpixel(bands, self.uses_pan, self.scale, self.blocks, self.filters, dtype=policy)
+
+    def _halo(self) -> int | None:
+        if self.generator.halo is None:
+            return None
+        base = (self._sharpen or self._bicubic).halo
+        reach = base + self.generator.halo if self.kind == "resnet" else max(base, self.generator.halo)
+        reach += self._consistency.halo if self.consistency == "exact" else 0
+        return self.multiple * math.ceil(reach / self.multiple)
+
+    def _normalized(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        return masked((x - tf.constant(self.mean)) / tf.constant(self.std), valid)
+
     def _check(self) -> None:
         per_band = {name: getattr(self, name) for name in ("sigma", "mean", "std")}
         per_band |= {"bandpass.slope": self.bandpass.slope, "bandpass.offset": self.bandpass.offset}
@@ -213,19 +188,22 @@ class Harmonizer(keras.Model):
                     f"Each of the {len(self.bands)} bands ({', '.join(self.bands)}) needs one finite number. "
                     f"Received: {name}={values}. Give as many as there are bands."
                 )
+        scales, norms = (SCALES[:1], NORMS) if self.kind == "resnet" else (SCALES, NORMS[:1])
         rules = (
-            ("sigma", min(self.sigma) >= MIN_SIGMA, f"at least {MIN_SIGMA} pixels of 10 m"),
-            ("std", min(self.std) > 0, "positive"),
-            ("pan_std", self.pan_std > 0, "positive"),
-            ("scale", self.scale in SCALES, f"one of {SCALES}"),
-            ("consistency", self.consistency in CONSISTENCY, f"one of {CONSISTENCY}"),
-            ("nir", self.nir in NIR, f"one of {NIR}"),
-            ("blocks", self.blocks >= 0, "not negative"),
-            ("filters", self.filters >= 1, "positive"),
+            ("sigma", self.sigma, min(self.sigma) >= MIN_SIGMA, f"at least {MIN_SIGMA} pixels of 10 m"),
+            ("std", self.std, min(self.std) > 0, "positive"),
+            ("pan_std", self.pan_std, self.pan_std > 0, "positive"),
+            ("generator", self.kind, self.kind in GENERATORS, f"one of {GENERATORS}"),
+            ("scale", self.scale, self.scale in scales, f"one of {scales} with generator={self.kind!r}"),
+            ("norm", self.norm, self.norm in norms, f"one of {norms} with generator={self.kind!r}"),
+            ("consistency", self.consistency, self.consistency in CONSISTENCY, f"one of {CONSISTENCY}"),
+            ("nir", self.nir, self.nir in NIR, f"one of {NIR}"),
+            ("blocks", self.blocks, self.blocks >= 0, "not negative"),
+            ("filters", self.filters, self.filters >= 1, "positive"),
         )
-        for name, holds, rule in rules:
+        for name, value, holds, rule in rules:
             if not holds:
-                raise ModelError(f"{name} must be {rule}. Received: {name}={getattr(self, name)}. Change it.")
+                raise ModelError(f"{name} must be {rule}. Received: {name}={value}. Change it.")
 
 
 def load(path: str | os.PathLike) -> Harmonizer:

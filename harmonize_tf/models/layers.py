@@ -12,6 +12,12 @@ import tensorflow as tf
 
 PACKAGE = "harmonize_tf"
 
+HEAD_SCALE = 1e-2
+"""Variance scaling of the heads: detail starts at about a tenth of the bands' spread, so that base comes first."""
+
+EPSILON = 1e-5
+"""Added to the variance in instance normalization: PyTorch's default, which the published networks take."""
+
 
 class Polyphase:
     """Resamples between two grids that nest in 30 m cells: a fixed convolution between space-to-depth and its inverse.
@@ -51,6 +57,28 @@ def repeat_pixels(x: tf.Tensor, factor: int) -> tf.Tensor:
 def masked(x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     """Zeroes what is not valid, NaN included. `valid` is 0 or 1, [N, h, w, 1]."""
     return tf.where(valid > 0, x, tf.zeros_like(x))
+
+
+def padded(x: tf.Tensor, multiple: int) -> tf.Tensor:
+    """Pads rows and columns at the end with zeros, which is "not valid" in all inputs, up to a multiple."""
+    missing = -tf.shape(x)[1:3] % multiple
+    return tf.pad(x, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+
+
+def standardized(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """Instance normalization without weights of its own: each channel of each image gets mean 0 and variance 1.
+
+    Ulyanov et al. 2016 (arXiv:1607.08022). Computed in float32 whatever the type of `x`.
+
+    Args:
+      x: [N, h, w, C].
+      weight: float32 [N, h, w, 1], what a pixel counts for in mean and variance: 0 where there is no data.
+    """
+    values = tf.cast(x, tf.float32)
+    share = tf.math.divide_no_nan(weight, tf.reduce_sum(weight, (1, 2), keepdims=True))
+    mean = tf.reduce_sum(share * values, (1, 2), keepdims=True)
+    variance = tf.reduce_sum(share * tf.square(values - mean), (1, 2), keepdims=True)
+    return tf.cast((values - mean) * tf.math.rsqrt(variance + EPSILON), x.dtype)
 
 
 def resample(x: tf.Tensor, valid: tf.Tensor, operator: Polyphase, mask_operator: Polyphase) -> tf.Tensor:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from harmonize_tf.models.generators import Subpixel
+from harmonize_tf.models.subpixel import Subpixel
 
 
 def make_generator(scale=3, uses_pan=True, blocks=2, seed=1):

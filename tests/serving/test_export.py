@@ -317,3 +317,9 @@ def test_sample_inputs_are_the_same_on_each_call(exported):
     for name in first:
         for alias in first[name]:
             np.testing.assert_array_equal(first[name][alias], second[name][alias])
+
+
+def test_a_model_whose_pixels_depend_on_the_whole_image_is_not_served(make_harmonizer, tmp_path):
+    with pytest.raises(ModelError, match="no window of a scene would equal the whole. Received: norm=instance"):
+        export.export_harmonizer(make_harmonizer(generator="resnet", norm="instance"), tmp_path / "m", provenance={})
+    assert not (tmp_path / "m").exists()

@@ -1,4 +1,4 @@
-"""Networks that add detail. Each has a finite, stated receptive field: no normalization looks at the whole tile."""
+"""A network on the coarse grid that adds detail by depth-to-space."""
 
 import math
 
@@ -6,10 +6,16 @@ import keras
 import tensorflow as tf
 
 from harmonize_tf.degradation import FACTOR, cubic_weights
-from harmonize_tf.models.layers import ICNR, PACKAGE, Polyphase, ResidualBlock, repeat_pixels, resample
-
-HEAD_SCALE = 1e-2
-"""Variance scaling of the head: detail starts at about a tenth of the bands' spread, so that base comes first."""
+from harmonize_tf.models.layers import (
+    HEAD_SCALE,
+    ICNR,
+    PACKAGE,
+    Polyphase,
+    ResidualBlock,
+    padded,
+    repeat_pixels,
+    resample,
+)
 
 
 @keras.saving.register_keras_serializable(package=PACKAGE)
@@ -76,7 +82,7 @@ class Subpixel(keras.layers.Layer):
             folded = [tf.nn.space_to_depth(pan, 2)] if self.uses_pan else []
             return tf.nn.depth_to_space(self._network([ms, *folded], valid), FACTOR)
         height, width = tf.shape(ms)[1], tf.shape(ms)[2]
-        detail = self._at_20m(_even(ms, 2), _even(pan, 4) if self.uses_pan else None, _even(valid, 2))
+        detail = self._at_20m(padded(ms, 2), padded(pan, 4) if self.uses_pan else None, padded(valid, 2))
         return detail[:, : FACTOR * height, : FACTOR * width]
 
     def _at_20m(self, ms: tf.Tensor, pan: tf.Tensor | None, valid: tf.Tensor) -> tf.Tensor:
@@ -98,9 +104,3 @@ class Subpixel(keras.layers.Layer):
         """Returns the arguments."""
         names = ("bands", "uses_pan", "scale", "blocks", "filters")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
-
-
-def _even(x: tf.Tensor, multiple: int) -> tf.Tensor:
-    """Pads rows and columns at the end with zeros, which is "not valid" in all inputs, up to a multiple."""
-    missing = -tf.shape(x)[1:3] % multiple
-    return tf.pad(x, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
