@@ -10,6 +10,7 @@ not listed here go to Beam: `--runner=DataflowRunner --max_num_workers=8`. Witho
 process. The same command continues a job that was stopped. docs/export.md tells more.
 """
 
+import contextlib
 import logging
 import math
 import os
@@ -21,7 +22,7 @@ from absl import flags
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from beam_jobs import estimate, exports, options, plan, progress, settings, shards, tally
-from beam_jobs.export_shard import ExportShard, Job, cancel
+from beam_jobs.export_shard import ExportShard, Job, stoppable
 from beam_jobs.folder import Folder
 from beam_jobs.plan import Plan, Task
 from beam_jobs.settings import Settings
@@ -148,11 +149,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if _DRY_RUN.value:
         print(estimate.told(plan.make(source, wanted), source, wanted, _EE_MAX_CONCURRENT.value))
         return
-    out = Folder(_OUT.value)
-    try:
-        _export(out, source, wanted, beam_options)
-    except OSError as error:
-        raise FlagError(f"{error}; mend that, then run the same command again. Received: out={out}") from error
+    _check_reachable(_OUT.value, beam_options)
+    _export(Folder(_OUT.value), source, wanted, beam_options)
 
 
 def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: PipelineOptions) -> None:
@@ -174,19 +172,23 @@ def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: Pi
             _log.info("%d of %d shards are there already", len(export.tasks) - len(todo), len(export.tasks))
         readers = options.share(beam_options, _EE_MAX_CONCURRENT.value) if _from_earth_engine() else 0
         job = Job(
-            folder, source, wanted, export.about["level"], export.about["pan"], export.splits, _threads(readers),
-            readers, _RETRY_DEAD.value,
+            folder, source, wanted, export.about["level"], export.about["pan"], export.splits,
+            _threads(beam_options, readers), readers, _RETRY_DEAD.value,
         )  # fmt: skip
+        stop = stoppable() if options.in_this_process(beam_options) else contextlib.nullcontext()
+        shown = progress.show(sum(task.patches for task in todo), "patches")
         try:
-            with progress.show(sum(t.patches for t in todo), "patches"), options.pipeline(beam_options) as pipeline:
+            with stop, shown, options.pipeline(beam_options) as pipeline:
                 add_to(pipeline, todo, job)
-        except KeyboardInterrupt:
-            cancel()
-            raise
+        except RuntimeError as error:  # Beam has logged where, and what it was
+            raise FlagError(
+                f"the job ended early ({str(error).splitlines()[-1]}); what is finished stays, run the same command "
+                f"again. Received: out={out}"
+            ) from error
         made = shards.manifests(folder, export.tasks)
     info = exports.finish(folder, export, identity, made, _MAX_DEAD_FRACTION.value)
     if folder is not out:
-        out.take_over(folder, last=exports.INFO)
+        out.take_over(folder, exports.INFO)
     _log.info("%s: %s", out, _told(info))
 
 
@@ -245,13 +247,20 @@ def _connection(beam_options: PipelineOptions) -> Connection:
     )
 
 
+def _check_reachable(out: str, beam_options: PipelineOptions) -> None:
+    """Refuses a folder that workers elsewhere cannot see."""
+    if options.on_dataflow(beam_options) and "://" not in out:
+        raise FlagError(f"Dataflow's workers see buckets only; give --out=gs://BUCKET/{out}. Received: out={out}")
+
+
 def _from_earth_engine() -> bool:
     return _SOURCE.value == "earthengine"
 
 
-def _threads(readers: int) -> int:
+def _threads(beam_options: PipelineOptions, readers: int) -> int:
     """Threads of one process that work on squares: some wait for the readers, while others compute."""
-    return _THREADS.value or math.ceil(readers / 2) + (os.cpu_count() or 1)
+    cores = (os.cpu_count() or 1) if options.processes(beam_options) == 1 else 1  # of several, each has its own
+    return _THREADS.value or math.ceil(readers / 2) + cores
 
 
 def _about(wanted: Settings, planned: Plan) -> dict[str, Any]:

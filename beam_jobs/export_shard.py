@@ -1,19 +1,21 @@
 """The job's one transform: a shard's squares fetched by threads, judged, encoded and written."""
 
+import contextlib
 import dataclasses
 import functools
 import logging
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 from typing import Any
 
 import apache_beam as beam
 from apache_beam.metrics import Metrics
 
 from beam_jobs import progress, shards, summary, transforms
-from beam_jobs.folder import Folder
+from beam_jobs.folder import Folder, StorageError
 from beam_jobs.plan import PLAN, Task
 from beam_jobs.settings import Settings
 from beam_jobs.shards import PERMANENT, TRANSIENT, Harvest
@@ -25,6 +27,7 @@ from harmonize_tf.sources import SceneSource
 
 _log = logging.getLogger("harmonize")
 _lock = threading.Lock()
+_cancelled = threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,28 +66,41 @@ class ExportShard(beam.DoFn):
 
     def __init__(self, job: Job) -> None:
         self._job = job
-        self._stopped: str | None = None
+        self._stopped: str | None = None  # why nothing more is asked
+        self._full = False
 
     def process(self, task: Task) -> Iterator[int]:
-        """Makes a shard, or the rest of one."""
-        job = self._job
+        """Makes a shard, or the rest of one; one that cannot be stored is left out, for the same command to make."""
+        if self._full or _cancelled.is_set():
+            return
+        try:
+            manifest = self._made(task)
+        except CancelledError:
+            return
+        except StorageError as error:
+            self._full = error.lasting  # what were fetched now would be lost
+            _log.error("shard %s: %s", task.shard, error)
+            Metrics.counter("shards", "not stored").inc()
+            return
+        _report(manifest)
+        yield sum(entry["records"] for entry in manifest.files.values())
+
+    def _made(self, task: Task) -> shards.Manifest:
+        job, tally = self._job, Tally()
         lines = job.folder.read_range(PLAN, task.start, task.stop).splitlines()
         squares = [Square.parse(line) for line in lines]
         harvest, missing = shards.kept(job.folder, task.shard, squares, retry_dead=job.retry_dead)
         progress.advance(task.patches - sum(len(square.patches) for square in missing))
-        tally = Tally()
+        if self._stopped is not None and missing:
+            # By now a person may have mended it: one square tells.
+            self._stopped = None
+            harvest.add(self._harvest(missing.pop(0), tally))
         for part in _pool("squares", job.threads).map(functools.partial(self._harvest, tally=tally), missing):
             harvest.add(part)
         harvest.requests.append(tally.summary())
-        try:
-            manifest = shards.write(job.folder, task.shard, job.splits, harvest)
-        except OSError as error:  # a full disk: what were fetched now would be lost
-            self._stopped = f"{job.folder} cannot be written; make room, then run the same command again. {error}"
-            _log.error("%s", self._stopped)
-            return
+        manifest = shards.write(job.folder, task.shard, job.splits, harvest)
         tally.report()
-        _report(manifest)
-        yield len(harvest.encoded)
+        return manifest
 
     def _harvest(self, square: Square, tally: Tally) -> Harvest:
         """What becomes of one square; nothing that happens to it ends a job of a week."""
@@ -107,6 +123,8 @@ class ExportShard(beam.DoFn):
         except MemoryError:
             raise
         except Exception as error:  # a bug must not stop the other squares, nor be lost
+            if _cancelled.is_set():
+                raise CancelledError from error
             _log.exception("square %s", square.id)
             return _dead(square, PERMANENT, f"{error!r}\n{traceback.format_exc()}")
 
@@ -159,10 +177,31 @@ def _pool(name: str, threads: int) -> ThreadPoolExecutor:
         return _pools[name, threads]
 
 
-def cancel() -> None:
-    """Begins no more squares in this process, which can then end as soon as those in work have."""
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)  # it would tell of each shard that was broken off
-    with _lock:
-        for pool in _pools.values():
-            pool.shutdown(wait=False, cancel_futures=True)
-        _pools.clear()
+@contextlib.contextmanager
+def stoppable() -> Iterator[None]:
+    """Lets Ctrl-C end a job of this process in order: what is in work ends, no shard that is not whole is written.
+
+    Left alone, Beam would break off in the middle, with a traceback of each of its threads. A second Ctrl-C does that.
+
+    Raises:
+      KeyboardInterrupt: at the end, if there was one.
+    """
+    _cancelled.clear()
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def stop(*_: object) -> None:
+        signal.signal(signal.SIGINT, before)
+        _cancelled.set()
+        for name, threads in [key for key in _pools if key[0] == "squares"]:  # whose readers have to end their work
+            _pools.pop((name, threads)).shutdown(wait=False, cancel_futures=True)
+
+    signal.signal(signal.SIGINT, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if _cancelled.is_set():
+        raise KeyboardInterrupt

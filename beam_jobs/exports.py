@@ -54,14 +54,19 @@ class Export:
 def workplace(out: Folder, *, overwrite: bool) -> Folder:
     """Where to write: the folder itself, or one beside it as long as a finished export is to be overwritten.
 
+    A finished one beside it that had not yet taken its place takes it first.
+
     Raises:
       FlagError: the folder holds something else than an export, or nothing can be written there.
     """
     _check_ours(out)
+    work = Folder(f"{out}.new")
+    if not out.exists(INFO) and work.exists(INFO) and work.exists(JOB):
+        _check_ours(work)
+        out.take_over(work, INFO)  # which had been broken off
     if not (overwrite and out.exists(INFO)):
         out.check_writable()
         return out
-    work = Folder(f"{out}.new")
     _check_ours(work)
     work.check_writable()
     return work

@@ -1,14 +1,17 @@
 """A folder that a job writes into: on this machine's disk, or in a bucket such as gs://bucket/runs/one/examples."""
 
 import contextlib
+import errno
+import functools
 import logging
 import os
 import pathlib
 import shutil
+import time
 import uuid
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar
 
 # Read when gcsfs is first imported. For the sake of zonal buckets it asks of what kind each is, over gRPC, before every
 # call until it knows; an emulator does not answer, which takes 60 s (measured with gcsfs 2026.10.1).
@@ -17,14 +20,52 @@ os.environ.setdefault("GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT", "false")
 import fsspec.core
 from fsspec.implementations.local import LocalFileSystem
 
-from harmonize_tf.errors import FlagError
+from harmonize_tf.errors import FlagError, HarmonizeError
 
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises all that it logs
 
 STAGING = "_staging"
 AT_ONCE = 16  # requests that `read_many` and `delete` have in flight
 
+ATTEMPTS, PAUSE_S = 4, 0.5  # of what fails for passing reasons, beside gcsfs's own; the pauses double
+LASTING = {
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+}  # fmt: skip
+
 _Result = TypeVar("_Result")
+
+
+class StorageError(HarmonizeError):
+    """Something cannot be read or written.
+
+    Attributes:
+      lasting: whether it has to be mended by a person, as a full disk has.
+    """
+
+    lasting = False
+
+
+def _patient(method: Callable[..., _Result]) -> Callable[..., _Result]:
+    """A method of `Folder` that tries again, and ends in a `StorageError`; that a file is not there is an answer."""
+
+    @functools.wraps(method)
+    def tried(self: "Folder", *args: Any) -> _Result:
+        for attempt in range(ATTEMPTS):
+            try:
+                return method(self, *args)
+            except (FileNotFoundError, ValueError):
+                raise
+            except Exception as error:  # each filesystem raises what it likes
+                lasting = isinstance(error, OSError) and error.errno in LASTING
+                if lasting or attempt == ATTEMPTS - 1:
+                    told = StorageError(f"{error or type(error).__name__}; mend that, then run the same command again. "
+                                        f"Received: {self}")  # fmt: skip
+                    told.lasting = lasting
+                    raise told from error
+                time.sleep(PAUSE_S * 2**attempt)
+        raise AssertionError
+
+    return tried
 
 
 class Folder:
@@ -69,7 +110,7 @@ class Folder:
             places = pathlib.Path(root, STAGING), pathlib.Path(root), *pathlib.Path(root).parents
             new = [place for place in places if isinstance(fs, LocalFileSystem) and not place.exists()]
             probe = f"{STAGING}/{uuid.uuid4().hex}"
-            self.write(probe, b"")
+            self._write(probe, [b""])
             self.delete([probe])
             for place in new:
                 place.rmdir()
@@ -85,8 +126,14 @@ class Folder:
 
         Args:
           name: of the file.
-          content: of the file, or the chunks of it.
+          content: of the file; or the chunks of it, which cannot be tried a second time.
         """
+        if isinstance(content, bytes):
+            _patient(Folder._write)(self, name, [content])
+        else:
+            self._write(name, content)
+
+    def _write(self, name: str, chunks: Iterable[bytes]) -> None:
         fs, path = self._find(name)
         _, staged = self._find(f"{STAGING}/{uuid.uuid4().hex}")
         local = isinstance(fs, LocalFileSystem)
@@ -95,7 +142,7 @@ class Folder:
                 os.makedirs(os.path.dirname(each), exist_ok=True)
         try:
             with fs.open(staged, "wb") as file:
-                for chunk in [content] if isinstance(content, bytes) else content:
+                for chunk in chunks:
                     file.write(chunk)
             if local:
                 os.replace(staged, path)  # fsspec's own `mv` may copy
@@ -105,6 +152,7 @@ class Folder:
             with contextlib.suppress(Exception):  # what is left behind `tidy` removes
                 fs.rm_file(staged)
 
+    @_patient
     def read(self, name: str) -> bytes:
         """A file's content.
 
@@ -114,6 +162,7 @@ class Folder:
         fs, path = self._find(name)
         return fs.cat_file(path)
 
+    @_patient
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         """The bytes from `start` up to `stop` of a file, which has that many.
 
@@ -132,6 +181,7 @@ class Folder:
         names = list(names)
         return dict(zip(names, _at_once(self.read, names), strict=True))
 
+    @_patient
     def sizes(self, below: str = "") -> dict[str, int]:
         """Size in bytes of every finished file by its name, sorted, from one listing.
 
@@ -147,6 +197,7 @@ class Folder:
         # In buckets, names that end in a slash are folders made by hand.
         return {name: names[name] for name in sorted(names) if name[-1] != "/" and not name.startswith(f"{STAGING}/")}
 
+    @_patient
     def exists(self, name: str) -> bool:
         """Whether there is such a file."""
         fs, path = self._find(name)
@@ -165,24 +216,31 @@ class Folder:
 
         _at_once(delete, list(names))
 
+    @_patient
     def take_over(self, other: "Folder", last: str) -> None:
         """Replaces what is here by what is in another folder of the same filesystem, which is gone then.
 
-        In a bucket files are moved one by one: `last`, which says that all are there, goes first and comes last.
+        In a bucket files are moved one by one: `last`, which says that all are there, goes first and comes last. What
+        breaks it off leaves `last` in the other folder, and it can be done again.
         """
         fs, root = self._opened
         _, theirs = other._opened
         if isinstance(fs, LocalFileSystem):
-            old = f"{root}.{uuid.uuid4().hex}"
-            os.rename(root, old)
+            parent, name = os.path.split(root)
+            old = f"{parent}/.{name}.replaced"
+            shutil.rmtree(old, ignore_errors=True)
+            if os.path.exists(root):
+                os.rename(root, old)
             os.rename(theirs, root)
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)
             return
-        self.delete([last])
         names = other.sizes()
-        self.delete(name for name in self.sizes() if name not in names)
-        _at_once(lambda name: fs.cp_file(f"{theirs}/{name}", f"{root}/{name}"), [n for n in names if n != last])
-        fs.cp_file(f"{theirs}/{last}", f"{root}/{last}")
+        if last in names:  # else a takeover was broken off at its end
+            self.delete([last])
+            self.delete(name for name in self.sizes() if name not in names)
+            _at_once(lambda name: fs.cp_file(f"{theirs}/{name}", f"{root}/{name}"), [n for n in names if n != last])
+            fs.cp_file(f"{theirs}/{last}", f"{root}/{last}")
+            other.delete([last])
         other.delete(names)
         other.tidy()
 

@@ -57,7 +57,7 @@ def pipeline_options(argv: Sequence[str], threads: int, known: Iterable[str]) ->
     local = ["--direct_running_mode=multi_threading", f"--direct_num_workers={threads}"]
     options = PipelineOptions([*local, *argv])
     debug = options.view_as(DebugOptions)
-    if _runner(options) == "dataflow" and debug.number_of_worker_harness_threads is None:
+    if on_dataflow(options) and debug.number_of_worker_harness_threads is None:
         debug.number_of_worker_harness_threads = DATAFLOW_THREADS
     return options
 
@@ -83,6 +83,16 @@ def pipeline(options: PipelineOptions) -> beam.Pipeline:
         _quieten()
         return beam.Pipeline(runner=FnApiRunner(), options=options)
     return beam.Pipeline(options=options)
+
+
+def in_this_process(options: PipelineOptions) -> bool:
+    """Whether the job runs in this process, by threads or one after the other."""
+    return _runner(options) in _LOCAL and processes(options) == 1
+
+
+def on_dataflow(options: PipelineOptions) -> bool:
+    """Whether the job runs on Dataflow."""
+    return _runner(options) == "dataflow"
 
 
 def processes(options: PipelineOptions) -> int:

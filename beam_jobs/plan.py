@@ -90,8 +90,7 @@ def make(source: SceneSource, settings: Settings) -> Plan:
     scenes = {(scene.sensor, scene.id): scene for pair in pairs for scene in pair if scene is not None}
     found = {
         patch.id: patch
-        for pair in pairs
-        for cell in patches.cells(*pair, min_inside=settings.min_valid, area=area)
+        for pair, cell in _cells(pairs, settings.min_valid, area)
         for patch in [patches.patch_at(cell, pair, content, **split)]
     }
     if not found:
@@ -109,6 +108,22 @@ def make(source: SceneSource, settings: Settings) -> Plan:
     )
     side = min(settings.request_side, math.isqrt(settings.shard_examples))
     return Plan(_shards(squares(once, scenes, side), settings.shard_examples), level, pan)
+
+
+def _cells(pairs: Sequence[Pair], min_valid: float, area: str | None) -> Iterator[tuple[Pair, tuple[str, int, int]]]:
+    """Pairs and the cells that they show; in an area, for each Landsat scene and cell the nearest passes only.
+
+    Pairs of files are all wanted, as they are; those of an area are all that there are, nearest in time first.
+    """
+    nearest: dict[tuple[str, tuple[str, int, int]], int] = {}
+    for pair in pairs:
+        for cell in patches.cells(*pair, min_inside=min_valid, area=area):
+            landsat, sentinel = pair
+            if area is not None:
+                first = nearest.setdefault((landsat.id, cell), sentinel.time_ms)
+                if abs(sentinel.time_ms - first) >= patches.PASS_MS:
+                    continue
+            yield pair, cell
 
 
 def _of_one_kind(pairs: Sequence[Pair]) -> Sequence[Pair]:

@@ -3,7 +3,7 @@
 import bisect
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import rasterio.warp
 
@@ -31,7 +31,23 @@ def pair(landsat: Sequence[Scene], sentinel: Sequence[Scene], max_days: float = 
     Returns:
       Pairs in the order of `landsat`.
     """
-    pairs, time = [], operator.attrgetter("time_ms")
+    return [(scene, near[0]) for scene, near in _nearest_first(landsat, sentinel, max_days)]
+
+
+def candidates(landsat: Sequence[Scene], sentinel: Sequence[Scene], max_days: float) -> list[tuple[Scene, Scene]]:
+    """All pairs of which `pair` takes the first of every tile: for each Landsat scene, nearest in time first.
+
+    A scene may show a strip of its tile only, so that which one is nearest depends on the place.
+    """
+    groups = _nearest_first(landsat, sentinel, max_days)
+    return [(scene, other) for scene, near in groups for other in near]
+
+
+def _nearest_first(
+    landsat: Sequence[Scene], sentinel: Sequence[Scene], max_days: float
+) -> Iterator[tuple[Scene, list[Scene]]]:
+    """Each Landsat scene with each tile that it meets, and the tile's scenes, nearest in time first."""
+    time = operator.attrgetter("time_ms")
     ordered = sorted((scene for scene in sentinel if scene.time_ms), key=time)
     for scene in (scene for scene in landsat if scene.time_ms):
         first = bisect.bisect_left(ordered, scene.time_ms - max_days * DAY_MS, key=time)
@@ -42,8 +58,7 @@ def pair(landsat: Sequence[Scene], sentinel: Sequence[Scene], max_days: float = 
                 tiles.setdefault(other.grid, []).append(other)
         for near in tiles.values():
             if overlap(scene, near[0]):
-                pairs.append((scene, min(near, key=lambda other: (abs(other.time_ms - scene.time_ms), other.id))))
-    return pairs
+                yield scene, sorted(near, key=lambda other: (abs(other.time_ms - scene.time_ms), other.id))
 
 
 def check_pair(landsat: Scene, sentinel: Scene) -> None:

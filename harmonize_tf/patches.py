@@ -28,6 +28,7 @@ from harmonize_tf.sources import Scene, region
 SPLITS = ("train", "val", "test")
 PIXEL = 10.0  # m, of the grid that a patch is given by
 EDGE = 0.1  # degrees, the step along a footprint's edges within which they may count as straight in UTM (1 m at most)
+FINER = 4  # points along a patch's side at which a footprint is looked at
 PASS_MS = 600_000  # scenes of one spacecraft that follow each other faster are of one pass; an orbit takes 99 minutes
 
 
@@ -97,11 +98,16 @@ class _Window:
         wide = _overlap(left + PATCH * np.arange(columns), bounds[0], bounds[2])
         return _overlap(bottom + PATCH * np.arange(rows), bounds[1], bounds[3])[:, None] * wide
 
-    def touched(self, footprint: Mapping[str, Any]) -> np.ndarray:
-        """Whether each cell has a part in a polygon that is given in degrees."""
+    def covered(self, footprint: Mapping[str, Any] | None) -> np.ndarray:
+        """Which share of each cell, in sixteenths, a polygon covers that is given in degrees; None covers all."""
+        if footprint is None:
+            return np.ones(self.shape)
         polygons = [[_ring_in(self.crs, ring) for ring in polygon] for polygon in region.polygons(footprint)]
-        transform = Affine(PATCH, 0, self.corner[0], 0, PATCH, self.corner[1])
-        return geometry_mask([region.joined(polygons)], self.shape, transform, all_touched=True, invert=True)
+        side = PATCH / FINER
+        transform = Affine(side, 0, self.corner[0], 0, side, self.corner[1])
+        rows, columns = self.shape
+        inside = geometry_mask([region.joined(polygons)], (rows * FINER, columns * FINER), transform, invert=True)
+        return inside.reshape(rows, FINER, columns, FINER).mean(axis=(1, 3))
 
 
 @functools.lru_cache(maxsize=8192)  # the windows of many tiles, each for all its dates; 4 kB each
@@ -119,7 +125,7 @@ def cells(
 ) -> Iterator[tuple[str, int, int]]:
     """CRS, column and row (counted northwards) of the patches of which enough lies under both scenes.
 
-    A patch that a scene's footprint does not touch is left out. With an area, the patch's centre decides: it has to lie
+    A patch of which too little lies in a footprint is left out. With an area, the patch's centre decides: it has to lie
     in the area, however small that is, and in the UTM zone that Sentinel-2's tiling gives to that place. At a zone's
     edge tiles of both zones show the same ground, which would else be in two blocks, and so in two splits.
 
@@ -145,8 +151,8 @@ def cells(
     shares = window.shares(bounds)
     chosen = (shares > 0) & (shares >= min_inside)
     for scene in scenes:
-        if scene.footprint is not None:
-            chosen &= window.touched(scene.footprint)
+        # Half of what is asked for is enough: footprints are drawn coarsely, and the gate counts pixels.
+        chosen &= window.covered(scene.footprint) >= min_inside / 2
     if area is not None:
         chosen &= _wanted(window, area)
     for row, column in np.argwhere(chosen).tolist():
@@ -234,8 +240,10 @@ def _seen(patch: Patch) -> tuple[tuple[str, str | None], tuple[str, str | None]]
 def _rank(patch: Patch, scenes: Mapping[tuple[str, str], Scene]) -> tuple[float, str, str]:
     """What is smallest for the patch that stays."""
     window = _Window.around(patch.crs, patch.grid.bounds)
-    bounds = pairing.common_bounds(patch.crs, [scenes[key] for key in _seen(patch) if key[1] is not None])
+    seen = [scenes[key] for key in _seen(patch) if key[1] is not None]
+    bounds = pairing.common_bounds(patch.crs, seen)
     share = 0.0 if bounds is None else float(window.shares(bounds)[0, 0])
+    share *= math.prod(float(window.covered(scene.footprint)[0, 0]) for scene in seen)
     return -share, patch.landsat or "", patch.sentinel or ""
 
 

@@ -108,7 +108,7 @@ def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -
     if harmonizer.halo is None:
         raise ModelError(
             "a model whose pixels depend on the whole image is not served, because no window of a scene would equal "
-            f"the whole. Received: norm={harmonizer.norm}. Train with norm=none; `harmonize evaluate` takes this one too."
+            f"the whole. Received: norm={harmonizer.norm}. Train with norm=none; `harmonize evaluate` takes this one."
         )
     return Manifest(
         name=name,

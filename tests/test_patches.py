@@ -1,7 +1,6 @@
 import collections
 import dataclasses
 import hashlib
-import itertools
 import json
 
 import numpy as np
@@ -79,7 +78,7 @@ def centre(cell):
 
 
 @pytest.mark.parametrize(("crs", "sensor"), [("EPSG:32633", "landsat"), ("EPSG:32733", "sentinel")])
-def test_a_patch_that_a_footprint_does_not_touch_is_left_out_and_no_other(crs, sensor):
+def test_a_patch_of_which_a_footprint_covers_too_little_is_left_out_and_no_other(crs, sensor):
     # 5 degrees of longitude at 70 degrees of latitude: straight in degrees, the long edge bends by 2 km in UTM.
     sign = 1 if crs == "EPSG:32633" else -1
     ring = [[12.5, sign * 70.0], [18.0, sign * 69.9], [17.0, sign * 70.4], [15.5, sign * 70.1], [12.5, sign * 70.0]]
@@ -89,19 +88,14 @@ def test_a_patch_that_a_footprint_does_not_touch_is_left_out_and_no_other(crs, s
     everywhere = set(patches.cells(large["landsat"], large["sentinel"], 0.5))
     large[sensor] = dataclasses.replace(large[sensor], footprint={"type": "Polygon", "coordinates": [ring]})
     found = set(patches.cells(large["landsat"], large["sentinel"], 0.5))
-    # What lies inside with its centre, or has a point of the edges in it, by 20 m of rounding and spacing.
-    inside = {cell for cell in everywhere if points_in_poly(centre(cell), ring)[0]}
-    steps = np.linspace(0, 1, 10_000)[:, None]
-    edges = np.concatenate([a + steps * (b - a) for a, b in itertools.pairwise(np.array(ring))])
-    at = (np.stack(rasterio.warp.transform("EPSG:4326", crs, *edges.T), axis=1) - geometry.lattice_origin(crs)) / 1920
-    well = at[(np.abs(at % 1 - 0.5) < 0.5 - 20 / 1920).all(axis=1)]
-    surely, perhaps = (
-        inside | {(crs, *cell) for moved in moves for cell in np.floor(points + moved).astype(int).tolist()}
-        for points, moves in ((well, [0]), (at, np.array([(-20, -20), (-20, 20), (20, -20), (20, 20)]) / 1920))
-    )
-    assert surely & everywhere <= found
-    assert found <= perhaps
-    assert len(perhaps & everywhere - surely) < 10 < len(found) < len(everywhere) / 3
+    points = (np.indices((24, 24)).reshape(2, -1).T + 0.5) / 24  # within a patch
+    origin = geometry.lattice_origin(crs)
+    for cell in everywhere:
+        at = (np.array(cell[1:]) + points) * 1920 + origin
+        share = points_in_poly(np.stack(rasterio.warp.transform(crs, "EPSG:4326", *at.T), axis=1), ring).mean()
+        if abs(share - 0.25) > 0.13:  # of the half that is asked for, half; quarters of a side are looked at
+            assert (cell in found) == (share > 0.25)
+    assert 10 < len(found) < len(everywhere) / 3
 
 
 def test_both_footprints_and_all_their_polygons_count():
@@ -129,6 +123,33 @@ def test_a_patch_belongs_to_an_area_when_its_centre_does():
     assert set(patches.cells(*pair, 0.9, area)) == inside and 50 < len(inside) < len(everywhere) / 2
     tiny = region.parse("12.5,51.1,12.501,51.101")
     assert not list(patches.cells(*pair, 0.9, tiny))
+
+
+def test_of_two_rows_the_one_whose_footprint_shows_the_place_stays():
+    def row(name, south):
+        """A Landsat row: a large rectangle, the footprint a part of it."""
+        made = scene("landsat", "EPSG:32633", 300_000, 5_700_000, 60_000, 60_000, name)
+        corners = [(300_000, south), (360_000, south), (360_000, south + 25_000), (300_000, south + 25_000)]
+        ring = np.stack(rasterio.warp.transform("EPSG:32633", "EPSG:4326", *np.array([*corners, corners[0]]).T), axis=1)
+        return dataclasses.replace(
+            made, footprint={"type": "Polygon", "coordinates": [ring.tolist()]}, time_ms=1_654_596_000_000
+        )
+
+    first, second = row("a", 5_670_000), row("b", 5_650_000)
+    sentinel = dataclasses.replace(
+        scene("sentinel", "EPSG:32633", 300_000, 5_700_000, 60_000, 60_000, "s"), time_ms=1_654_596_000_000
+    )
+    found = [
+        patches.patch_at(cell, (landsat, sentinel), {}, **DEFAULTS)
+        for landsat in (first, second)
+        for cell in patches.cells(landsat, sentinel, 0.5)
+    ]
+    kept = patches.once(found, {(s.sensor, s.id): s for s in (first, second, sentinel)})
+    assert len(kept) < len(found)
+    for patch in kept:
+        centre = patch.top - 960
+        inside = {"a": 5_670_000 < centre < 5_695_000, "b": 5_650_000 < centre < 5_675_000}
+        assert inside[patch.landsat] or not any(inside.values())
 
 
 @pytest.mark.parametrize(

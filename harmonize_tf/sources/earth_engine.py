@@ -134,7 +134,7 @@ class EarthEngineSource:
         return [*self.listing.landsat, *self.listing.sentinel]
 
     def pairs(self) -> Sequence[tuple[Scene, Scene]]:
-        """Each Landsat scene with the scene nearest in time of every Sentinel-2 tile that it meets.
+        """Each Landsat scene with the scenes near in time of every Sentinel-2 tile that it meets, nearest first.
 
         Raises:
           SceneError: there is none.
@@ -146,14 +146,14 @@ class EarthEngineSource:
         boxes = np.array([_degrees(scene.grid) for scene in landsat]).reshape(-1, 4)
         found = []
         for grid, scenes in tiles.items():
-            found += pairing.pair(landsat[_meet(boxes, _degrees(grid))], scenes, self.max_days)
+            found += pairing.candidates(landsat[_meet(boxes, _degrees(grid))], scenes, self.max_days)
         if not found:
             raise SceneError(
                 "no Landsat and Sentinel-2 scenes belong together; widen the region, the dates, --max_days or "
                 f"--cloud_cover. Received: {len(self.listing.landsat)} Landsat and {len(self.listing.sentinel)} "
                 f"Sentinel-2 scenes, {self.start} to {self.end}"
             )
-        return sorted(found, key=lambda pair: (pair[0].id, pair[1].id))
+        return sorted(found, key=lambda pair: (pair[0].id, abs(pair[1].time_ms - pair[0].time_ms), pair[1].id))
 
     def read(self, scene: Scene, bands: Sequence[str], window: Grid) -> Raster:
         """Reads a window; see `SceneSource.read`.
@@ -278,12 +278,19 @@ def _request(wanted: Mapping[str, Sequence[str]], window: Grid) -> dict[str, Any
 
 
 def _data(pixels: np.ndarray, dn: np.ndarray, product: Product) -> tuple[np.ndarray, np.ndarray]:
-    """Where there is data in every band, and where none is saturated. What is masked comes as 0."""
+    """Where there is data in every band, and where none is saturated. What is masked comes as 0.
+
+    Sentinel-2's numbers are clipped at 0 where its offset was taken off, so that a dark band has 0 too: without data is
+    what has 0 in all bands, or no class.
+    """
     planes = np.moveaxis(dn, -1, 0)  # to reduce along a short last axis takes numpy ten times as long
-    valid = np.all([np.isfinite(plane) & (plane != 0) for plane in planes], axis=0)
     saturated = np.any([plane == SATURATED for plane in planes], axis=0)
     if product.sensor == "sentinel":
+        valid = np.any([plane != 0 for plane in planes], axis=0)
+        for name in product.quality.values():
+            valid &= pixels[name] != 0
         return valid & ~saturated, np.ones_like(valid)
+    valid = np.all([np.isfinite(plane) & (plane != 0) for plane in planes], axis=0)
     if "QA_PIXEL" in pixels.dtype.names:
         fill = (pixels["QA_PIXEL"] == 0) | (pixels["QA_PIXEL"] & 1 == 1)
         valid &= ~fill

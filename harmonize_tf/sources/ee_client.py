@@ -185,6 +185,8 @@ class Client:
         connection = self._connection
         ee.Reset()
         ee.data.setMaxRetries(0)  # the client's own repetitions would hold their place and be counted nowhere
+        # It looks for a list of deprecated assets elsewhere, without any deadline; nothing here needs that.
+        ee.deprecation._FetchDataCatalogStac = dict
         place = {"url": connection.url, "project": connection.project, "http_transport": self._transport}
         ee.Initialize(credentials=credentials, **place)
         try:
@@ -249,7 +251,11 @@ def _classify(error: Exception) -> tuple[str, Exception]:
     status, text = getattr(getattr(http_error, "resp", None), "status", 0), str(error)
     received = f"Received: {status or type(error).__name__}, {text}"
     unreachable = isinstance(error, TimeoutError | ConnectionError | google_auth.TransportError)
-    if unreachable or (isinstance(error, google_auth.RefreshError) and error.retryable):
+    if isinstance(error, google_auth.RefreshError):
+        # On Google's machines a metadata server that does not answer comes wrapped, as what is not to be repeated.
+        causes = (error.__cause__, *error.args)
+        unreachable = error.retryable or any(isinstance(cause, google_auth.TransportError) for cause in causes)
+    if unreachable:
         return "failed", _caused(TransientError, f"Earth Engine cannot be reached; run again later. {received}", error)
     if isinstance(error, google_auth.GoogleAuthError):
         return "denied", _caused(

@@ -4,6 +4,7 @@ import datetime
 import functools
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -119,7 +120,7 @@ def _grid(grid: Mapping[str, Any]) -> Grid:
 
 
 def newest(assets: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], dict[str, str]]:
-    """One image of each Sentinel-2 tile and datatake: that of the newest processing baseline, made last.
+    """One image of each Sentinel-2 tile and datastrip: that of the newest processing baseline, made last.
 
     Returns:
       The images, and the ids of the others with the reason.
@@ -135,11 +136,13 @@ def newest(assets: Sequence[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]]
     return kept, left_out
 
 
-def _granule(asset: Mapping[str, Any]) -> tuple[str, Any]:
-    """What two processings of the same observation have in common."""
-    # "GS2A_20220607T101559_036337_N04.00": the baseline comes last.
-    datatake = asset["properties"].get("DATATAKE_IDENTIFIER", asset["startTime"]).rpartition("_N")
-    return json.dumps(asset["bands"][0]["grid"], sort_keys=True), datatake[0] or datatake[2]
+def _granule(asset: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What two processings of the same observation have in common; two datastrips share a tile between them."""
+    properties = asset["properties"]
+    # "GS2A_20220607T101559_036337_N04.00": the baseline comes last. "..._S20220607T101556_N04.00": the strip's start.
+    datatake = properties.get("DATATAKE_IDENTIFIER", asset["startTime"]).rpartition("_N")
+    strip = re.search(r"_S(\d{8}T\d{6})", properties.get("DATASTRIP_ID", ""))
+    return json.dumps(asset["bands"][0]["grid"], sort_keys=True), datatake[0] or datatake[2], strip and strip[1]
 
 
 def _age(asset: Mapping[str, Any]) -> tuple[str, float, str]:

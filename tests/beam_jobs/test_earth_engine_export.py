@@ -18,6 +18,7 @@ import real_scenes
 from earth_engine import loopback_only  # noqa: F401
 
 from beam_jobs import export_pairs, options
+from beam_jobs.folder import Folder
 from beam_jobs.squares import Square
 from harmonize_tf import records, sensors
 from harmonize_tf.errors import FlagError, HarmonizeError
@@ -279,6 +280,47 @@ def test_a_job_that_is_killed_ten_times_gives_the_same_bytes(tmp_path, undisturb
     assert check_kills(10, tmp_path, undisturbed) >= 8
 
 
+@pytest.mark.parametrize("after", [0.15, 0.9])
+def test_a_job_that_is_interrupted_ends_in_a_line_and_goes_on_to_the_same_bytes(after, tmp_path, undisturbed):
+    out = tmp_path / "examples"
+    with Emulator(simulated(), latency=0.4) as emulator:
+        flags = asked(emulator, out, "--ee_max_concurrent=4", "--threads=2")
+        command = [sys.executable, "-m", "beam_jobs.export_pairs", *flags]
+        job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        wait_for(lambda: emulator.requests("computePixels"))
+        time.sleep(after)
+        job.send_signal(signal.SIGINT)
+        _, said = job.communicate(timeout=60)
+        assert job.returncode == 130 and "stopped; run the same command again" in said
+        assert "Traceback" not in said and "permanent" not in said
+        for manifest in out.glob("shards/*.json"):
+            assert not json.loads(manifest.read_text())["dead"]
+        export(emulator, out)
+    assert digests(out) == digests(undisturbed)
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_new_export_that_had_not_taken_its_place_yet_takes_it(renamed, tmp_path, undisturbed):
+    out = tmp_path / "examples"
+    with Emulator(simulated()) as emulator:
+        export(emulator, out, "--min_valid=0.9")
+        old = digests(out)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Folder, "take_over", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                export(emulator, out, "--overwrite")
+        assert digests(out) == old
+        if renamed:
+            out.rename(tmp_path / ".examples.replaced")  # where a kill between two renames leaves it
+        else:
+            (out / "dataset_info.json").unlink()  # what a bucket loses first
+        log = len(emulator.log)
+        export(emulator, out)
+        assert len(emulator.log) == log, "nothing is asked again"
+    assert digests(out) == digests(undisturbed)
+    assert [path.name for path in tmp_path.iterdir()] == ["examples"]
+
+
 def test_a_quota_of_three_for_sixteen_workers_loses_nothing_and_is_kept_to(tmp_path, undisturbed):
     with Emulator(simulated(), limits=Limits(concurrent=3), latency=0.05) as emulator:
         info = export(emulator, tmp_path / "examples", "--ee_max_concurrent=16")
@@ -409,6 +451,7 @@ def test_new_scenes_in_the_catalogue_do_not_change_an_export_that_has_begun(tmp_
         (["--end=2022-05-01"], "before the end"),
         (["--area=1,2"], "west,south,east,north"),
         (["--ee_url=http://example.org"], "https"),
+        (["--runner=DataflowRunner", "--max_num_workers=1", "--out=here"], "workers see buckets only"),
         (["--area=20,45,21,46"], "no Landsat and Sentinel-2 scenes"),
         (
             ["--direct_running_mode=multi_processing", "--direct_num_workers=8", "--ee_max_concurrent=4"],

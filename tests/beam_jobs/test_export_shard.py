@@ -152,28 +152,61 @@ def test_a_worker_that_is_out_of_memory_ends_rather_than_lose_a_square(folder):
     assert set(folder.sizes()) == {"plan.jsonl"}
 
 
-def test_what_cannot_be_written_is_told_and_no_more_is_asked(folder, undisturbed, monkeypatch, caplog):
+def test_a_full_disk_is_told_and_no_more_is_asked(folder, undisturbed, monkeypatch, caplog):
     before = raising({})
     transform = ExportShard(job(folder, before))
     lines, (task,) = PLANNED.written()
     folder.write("plan.jsonl", lines)
-    write = Folder.write
+    write = Folder._write
 
-    def full(self, name, content):
+    def full(self, name, chunks):
         if name.startswith("train"):
             raise OSError(28, "No space left on device")
-        write(self, name, content)
+        write(self, name, chunks)
 
-    monkeypatch.setattr(Folder, "write", full)
+    monkeypatch.setattr(Folder, "_write", full)
     assert list(transform.process(task)) == []
-    assert "examples cannot be written; make room, then run the same command again. [Errno 28]" in caplog.text
+    assert "No space left on device; mend that, then run the same command again. Received: " in caplog.text
     assert not folder.sizes("shards")
     before.asked.clear()
-    monkeypatch.setattr(Folder, "write", write)
-    assert list(transform.process(task)) == [0]
+    monkeypatch.setattr(Folder, "_write", write)
+    assert list(transform.process(task)) == []
     assert before.asked == [], "by this worker, until it is started anew"
     manifest = run(job(folder, before))
     assert not manifest.dead and content(folder) == undisturbed
+
+
+def test_storage_that_fails_now_and_then_is_asked_again(folder, undisturbed, monkeypatch):
+    monkeypatch.setattr("beam_jobs.folder.PAUSE_S", 0.01)
+    write, tried = Folder._write, collections.Counter()
+
+    def blink(self, name, chunks):
+        tried[name] += 1
+        if tried[name] < 3:
+            raise ConnectionError("reset by peer")
+        write(self, name, chunks)
+
+    monkeypatch.setattr(Folder, "_write", blink)
+    manifest = run(job(folder))
+    assert set(tried.values()) == {3} and not manifest.dead and content(folder) == undisturbed
+
+
+def test_a_shard_that_cannot_be_stored_is_left_out_and_the_next_ones_are_made(folder, monkeypatch, caplog):
+    monkeypatch.setattr("beam_jobs.folder.PAUSE_S", 0.01)
+    lines, (task,) = PLANNED.written()
+    folder.write("plan.jsonl", lines)
+    write = Folder._write
+
+    def lost(self, name, chunks):
+        if "00007" in name:
+            raise ConnectionError("reset by peer")
+        write(self, name, chunks)
+
+    monkeypatch.setattr(Folder, "_write", lost)
+    transform = ExportShard(job(folder))
+    assert list(transform.process(dataclasses.replace(task, shard="00007-of-00009"))) == []
+    assert "shard 00007-of-00009: reset by peer" in caplog.text
+    assert len(list(transform.process(task))) == 1
 
 
 def test_only_what_failed_for_passing_reasons_is_read_again_and_the_bytes_are_those_of_an_undisturbed_run(

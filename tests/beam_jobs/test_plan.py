@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+import rasterio.warp
 from export_settings import SETTINGS, change
 
 from beam_jobs import plan
@@ -186,3 +187,32 @@ def test_patches_keep_their_names_however_they_are_fetched_and_wherever_from():
         assert names <= ids(SimulatedSource(), other)
     for other in (change(seed=1), change(bands=sensors.BAND_SETS["rgb"]), change(pan=False), change(nir="B8A")):
         assert not names & ids(SimulatedSource(), other)
+
+
+@dataclasses.dataclass(frozen=True)
+class Region:
+    """Pairs of an area, as Earth Engine's source gives them: nearest in time first."""
+
+    region: str
+    found: tuple
+
+    def pairs(self):
+        return self.found
+
+
+def test_where_the_nearest_scene_shows_a_strip_only_the_next_one_shows_the_rest():
+    landsat, sentinel = SimulatedSource(size=19_200).pairs()[0]
+    west, south, east, north = rasterio.warp.transform_bounds(sentinel.grid.crs, "EPSG:4326", *sentinel.grid.bounds)
+    middle = (west + east) / 2
+    strip = {"type": "Polygon", "coordinates": [[[west, south], [middle, south], [middle, north], [west, north],
+                                                 [west, south]]]}  # fmt: skip
+    near = dataclasses.replace(sentinel, id="near", footprint=strip)
+    far = dataclasses.replace(sentinel, id="far", time_ms=sentinel.time_ms + 2 * 86_400_000)
+    area = region.parse(f"{west - 1},{south - 1},{east + 1},{north + 1}")
+    patches = list(plan.make(Region(area, ((landsat, near), (landsat, far))), SETTINGS).patches)
+    alone = list(plan.make(Region(area, ((landsat, far),)), SETTINGS).patches)
+    places = {(p.left, p.top): p.sentinel for p in patches}
+    assert len(places) == len(patches) == len(alone), "every place once"
+    (border,), _ = rasterio.warp.transform("EPSG:4326", sentinel.grid.crs, [middle], [(south + north) / 2])
+    assert {name for (left, _), name in places.items() if left + 1920 < border - 500} == {"near"}
+    assert {name for (left, _), name in places.items() if left > border + 500} == {"far"}

@@ -118,7 +118,7 @@ def moved(grids, east):
     return {band: dataclasses.replace(grid, left=grid.left + east) for band, grid in grids.items()}
 
 
-def test_every_tile_that_a_landsat_scene_meets_gives_a_pair_the_nearest_in_time():
+def test_every_tile_that_a_landsat_scene_meets_gives_pairs_the_nearest_in_time_first():
     landsat, sentinel = SMALL.scenes()
     day = 86_400_000
     scenes = [
@@ -129,7 +129,11 @@ def test_every_tile_that_a_landsat_scene_meets_gives_a_pair_the_nearest_in_time(
         dataclasses.replace(sentinel, id="far", grids=moved(sentinel.grids, 6000)),
     ]
     with served(Catalogue(tuple(scenes))) as (_, source):
-        assert [(a.id, b.id) for a, b in source.pairs()] == [(landsat.id, "a_before"), (landsat.id, "b_after")]
+        assert [(a.id, b.id) for a, b in source.pairs()] == [
+            (landsat.id, "a_before"),
+            (landsat.id, "b_after"),
+            (landsat.id, "a_after"),
+        ]
 
 
 def test_a_scene_without_cloud_score_is_masked_by_its_classes_alone_and_recorded():
@@ -149,6 +153,41 @@ def test_at_top_of_atmosphere_a_scene_without_cloud_score_is_left_out():
     with served(SMALL, without_cloud_score=[name]) as (_, source):
         assert [scene.sensor for scene in source.scenes()] == ["landsat"]
         assert source.listing.left_out == {name: "no Cloud Score+"}
+
+
+def test_a_band_that_is_dark_is_data_unless_all_are_or_nothing_is_classified(monkeypatch):
+    """Earth Engine clips what the offset leaves below 0; water's near infrared is often there."""
+    with served(SIMULATED) as (_, source):
+        scene = source.listing.sentinel[0]
+        array = np.zeros((1, 4), [("B4", np.uint16), ("B8", np.uint16), ("SCL", np.uint8), ("cs_cdf", np.float64)])
+        array[0] = [(300, 0, 6, 1.0), (0, 0, 6, 1.0), (300, 200, 0, 1.0), (65535, 200, 4, 1.0)]
+        monkeypatch.setattr(ee.data, "computePixels", lambda request: array)
+        raster = source.read(scene, ["red", "nir"], scene.grids["red"].window(0, 0, 1, 4))
+        assert raster.valid.tolist() == [[True, False, False, False]]
+        assert raster.values[0, 0].tolist() == [pytest.approx(0.03), 0.0]
+
+
+def test_two_datastrips_of_one_tile_are_two_scenes_and_reprocessing_still_is_one():
+    landsat, sentinel = SMALL.scenes()
+    named = [dataclasses.replace(sentinel, id=name, processing_baseline=b) for name, b in
+             (("north", "05.09"), ("south", "05.09"), ("south_old", "02.14"))]  # fmt: skip
+    take = "GS2A_20220607T103000_036337_N05.09"
+    strips = {"north": "20220607T103001", "south": "20220607T103017", "south_old": "20220607T103017"}
+    properties = {
+        name: {"DATATAKE_IDENTIFIER": take, "DATASTRIP_ID": f"S2A_OPER_MSI_L1C_DS_EPAE_X_S{start}_N05.09"}
+        for name, start in strips.items()
+    }
+    with served(Catalogue((landsat, *named)), properties=properties) as (_, source):
+        assert [scene.id for scene in source.listing.sentinel] == ["north", "south"]
+        assert source.listing.left_out == {"south_old": "processed anew"}
+
+
+def test_a_metadata_server_that_does_not_answer_is_a_passing_failure():
+    cause = google.auth.exceptions.TransportError("Compute Engine Metadata server unavailable")
+    outcome, error = ee_client._classify(google.auth.exceptions.RefreshError(cause))
+    assert outcome == "failed" and isinstance(error, TransientError)
+    outcome, error = ee_client._classify(google.auth.exceptions.RefreshError("invalid_grant: Token has been revoked"))
+    assert outcome == "denied" and isinstance(error, FlagError)
 
 
 def test_masked_and_saturated_pixels_are_no_data_or_not_clear(monkeypatch):
