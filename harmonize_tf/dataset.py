@@ -203,8 +203,28 @@ def training(
         raise DatasetError(
             f"a crop is 1 to {info.patch_m // CELL} pixels of 30 m, the size of the records. Received: crop={crop}"
         )
+
+    def augmented(index: tf.Tensor, serialized: tf.Tensor) -> tuple[Tensors, Tensors]:
+        where, which, light = tf.unstack(tf.random.experimental.stateless_split([seed, index], 3))
+        return relit(
+            turned(cropped(_pair(info, serialized, pan), crop, where), which), info.bands, info.bandpass, light
+        )
+
+    serialized = _shuffled(info, split, seed, start * batch)
+    patches = serialized.enumerate(start * batch).map(augmented, tf.data.AUTOTUNE, deterministic=True)
+    return _options(patches.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
+
+
+def training_ids(info: DatasetInfo, *, batch: int, seed: int, number: int, split: str = "train") -> list[str]:
+    """The ids of the records in batch `number` (from 0) of `training`, read anew: training itself carries none."""
+    serialized = _shuffled(info, split, seed, number * batch).take(batch)
+    return [records.parse(record)["id"].numpy().decode() for record in serialized]
+
+
+def _shuffled(info: DatasetInfo, split: str, seed: int, start: int) -> tf.data.Dataset:
+    """A split's records, serialized, pass after pass in the orders that the seed gives, from number `start` on."""
     shards, count = info.shards(split), info.counts[split]
-    first, begun = divmod(start * batch, count)
+    first, begun = divmod(start, count)
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         # This function's own graph forgets the program's global seed, which `shuffle` would mix in.
@@ -216,15 +236,7 @@ def training(
         draw = tf.random.stateless_uniform([], [seed, number], minval=None, maxval=None, dtype=tf.int64)
         return _counted(passage, count).shuffle(min(SHUFFLE_BUFFER, count), seed=draw, reshuffle_each_iteration=False)
 
-    def augmented(index: tf.Tensor, serialized: tf.Tensor) -> tuple[Tensors, Tensors]:
-        where, which, light = tf.unstack(tf.random.experimental.stateless_split([seed, index], 3))
-        return relit(
-            turned(cropped(_pair(info, serialized, pan), crop, where), which), info.bands, info.bandpass, light
-        )
-
-    serialized = tf.data.Dataset.range(first, tf.int64.max).flat_map(one_pass).skip(begun)
-    patches = serialized.enumerate(start * batch).map(augmented, tf.data.AUTOTUNE, deterministic=True)
-    return _options(patches.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
+    return tf.data.Dataset.range(first, tf.int64.max).flat_map(one_pass).skip(begun)
 
 
 def cropped(pair: tuple[Tensors, Tensors], crop: int, seed: tf.Tensor) -> tuple[Tensors, Tensors]:

@@ -43,9 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     examples, model, serving = run / "examples", run / "training" / "model.keras", run / "serving" / MODEL
     # The sample is small, 15 x 8 km: blocks of one patch, and a fifth of them held out for the table.
     export += [f"--out={examples}", "--split=0.6,0.2,0.2", "--split_block=1920", "--overwrite"]
-    train = [f"--model={MODEL}", f"--data={examples}", f"--model_dir={model.parent}", "--overwrite"]
-    train += ["--blocks=6", "--filters=48", "--crop=32", "--batch=8", "--learning_rate=2e-3"]
-    train += [f"--steps={_STEPS.value}", "--validate_every=100"]
+    train = ["--flagfile=subpixel_small.txt", f"--data={examples}", f"--model_dir={model.parent}", "--overwrite"]
+    train += [f"--steps={_STEPS.value}"]
     evaluate = [f"--data={examples}", f"--model={model}", f"--out={run / 'evaluation'}"]
     push = [f"--model={model}", f"--serving_dir={serving}"]
     server = Step("serve", [f"--model_base_path={serving.resolve()}", f"--model_name={MODEL}", "--port=0"])

@@ -1,7 +1,9 @@
 """What a training run is told: the flags of `trainer.task`, checked, and what of them a resumed run must share."""
 
+import contextlib
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import shutil
@@ -14,14 +16,18 @@ from harmonize_tf import dataset
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.models.harmonizer import Harmonizer
+from trainer import precision
 
 IDENTITY_FILE = "training.json"
 STATE = ("checkpoints", "tensorboard")  # folders of a training
+RESULTS = ("model.keras", "summary.json")
 # Two runs in one model_dir must agree on these: another network, other data or another order is another training.
 # Steps, learning rate and how often to validate may change.
-NETWORK = ("model", "scale", "blocks", "filters", "pan", "consistency", "batch", "crop", "seed")
+NETWORK = ("model", "scale", "blocks", "filters", "pan", "consistency", "batch", "crop", "seed", "ema", "precision")
 DATA = ("source", "level", "bands", "nir", "schema", "plan_sha256")
 CONSTANTS = ("sigma", "bandpass", "mean", "std", "pan_mean", "pan_std")  # that the network computes with
+
+_log = logging.getLogger("harmonize")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +49,8 @@ class Config:
       learning_rate: peak, after the warm-up.
       validate_every: steps between validations, which are when checkpoints are written too.
       seed: of the weights, the order and the augmentation.
+      ema: decay of the moving average of the weights, 0 to below 1; see `ema.Average`.
+      precision: what the network computes with, one of `precision.PRECISIONS`.
     """
 
     model: str
@@ -59,21 +67,27 @@ class Config:
     learning_rate: float
     validate_every: int
     seed: int
+    ema: float = 0.0
+    precision: str = "float32"
 
     @classmethod
     def of(cls, values: Mapping[str, Any], info: DatasetInfo) -> "Config":
-        """Takes flags by name; an unset `pan` follows the data.
+        """Takes flags by name; an unset `pan` follows the data, the precision "auto" an earlier session or the machine.
 
         Raises:
           FlagError: the data holds no panchromatic band and yet it is asked for, or crops do not suit `scale`.
         """
-        named = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+        named = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
         named |= {"data": pathlib.Path(values["data"]), "model_dir": pathlib.Path(values["model_dir"])}
         named |= {"pan": info.pan if values["pan"] is None else values["pan"]}
         named |= {"scale": int(values["scale"])}
+        if named.get("precision") == "auto":
+            named["precision"] = _precision(named["model_dir"])
         config = cls(**named)
         if config.pan and not info.pan:
             raise FlagError(f"{info.directory} holds no panchromatic band; leave --pan out. Received: pan=True")
+        if not 0 <= config.ema < 1:
+            raise FlagError(f"a decay is 0, no average, to below 1, such as 0.999. Received: ema={config.ema}")
         if config.scale == 2 and config.crop % 2:
             raise FlagError(f"with --scale=2 crops have even sizes, 20 m nests in 60 m. Received: crop={config.crop}")
         return config
@@ -89,6 +103,23 @@ class Config:
     def batches(self, info: DatasetInfo, start: int = 0) -> tf.data.Dataset:
         """The training batches from number `start` on."""
         return dataset.training(info, batch=self.batch, crop=self.crop, pan=self.pan, seed=self.seed, start=start)
+
+    def ids(self, info: DatasetInfo, step: int) -> list[str]:
+        """The ids of the records in the batch of a step, from 1."""
+        return dataset.training_ids(info, batch=self.batch, seed=self.seed, number=step - 1)
+
+
+def _precision(model_dir: pathlib.Path) -> str:
+    """That of the training that is there, so that it can go on on other hardware; or else this machine's fastest."""
+    earlier = None
+    with contextlib.suppress(OSError):  # which `claim` tells
+        earlier = (_earlier(model_dir) or {}).get("precision")
+    if earlier in precision.PRECISIONS:
+        _log.info("precision %s, as this training began", earlier)
+        return earlier
+    found, reason = precision.fastest()
+    _log.info("precision %s: %s", found, reason)
+    return found
 
 
 def claim(model_dir: str | os.PathLike, identity: Mapping[str, Any], overwrite: bool) -> None:
@@ -132,7 +163,8 @@ def _delete(model_dir: pathlib.Path) -> None:
     for folder in (model_dir / name for name in STATE):
         if folder.exists():
             shutil.rmtree(folder)
-    (model_dir / "model.keras").unlink(missing_ok=True)
+    for name in RESULTS:
+        (model_dir / name).unlink(missing_ok=True)
 
 
 def _write(model_dir: pathlib.Path, identity: Mapping[str, Any]) -> None:

@@ -2,8 +2,11 @@
 
     python -m trainer.task --model=subpixel --data=RUN/examples --model_dir=RUN/training
 
-leaves RUN/training/model.keras: the weights that did best on the validation split. The same command continues a
-training that was stopped, from its last checkpoint; --flagfile=RUN/training/flags.txt repeats it.
+leaves RUN/training/model.keras, the weights that did best on the validation split, and summary.json. SIGINT (Ctrl-C) or
+SIGTERM ends it after the step in work. The same command continues a training that was stopped, however it was, as if it
+had not been; --flagfile=RUN/training/flags.txt repeats it.
+
+--flagfile also takes the name of a preset (trainer/presets/): subpixel_small.txt, subpixel_gpu.txt, subpixel_paper.txt.
 """
 
 import logging
@@ -19,11 +22,16 @@ from harmonize_tf.errors import FlagError
 from harmonize_tf.models import baselines
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import config as config_lib
-from trainer.callbacks import Checkpoints, Progress, Summaries
+from trainer import evaluate, loop, presets, summary
+from trainer.callbacks import Progress, Summaries
+from trainer.checkpoints import Checkpoints
 from trainer.config import Config
+from trainer.ema import Average
 from trainer.objectives import subpixel
+from trainer.precision import PRECISIONS
+from trainer.stop import Stop
 
-# gan, cyclegan and harmonizer will be further files in trainer/objectives, each with the same three names.
+# gan, cyclegan and harmonizer will be further files in trainer/objectives, each with `build` and `training`.
 OBJECTIVES = {"subpixel": subpixel}
 
 FLAGS = flags.FlagValues()
@@ -45,6 +53,14 @@ flags.DEFINE_integer("steps", 20000, "Optimizer steps in all.", lower_bound=1, f
 flags.DEFINE_float("learning_rate", 1e-3, "Peak of the learning rate.", lower_bound=0.0, flag_values=FLAGS)
 flags.DEFINE_integer("validate_every", 500, "Steps between validations.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_float(
+    "ema", 0.999, "Decay of the weights' moving average, which is validated and exported; 0: none.", flag_values=FLAGS
+)
+flags.DEFINE_enum(
+    "precision", "float32", ["auto", *PRECISIONS],
+    "What the network computes with; losses, weights and the exported model are float32. auto: bfloat16 where the "
+    "hardware has it, which is faster and a little less exact.", flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_boolean(
     "overwrite", False, "Delete a training with other data or another network in --model_dir.", flag_values=FLAGS
 )
@@ -58,9 +74,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     Raises:
       HarmonizeError: flags, data or the model folder do not suit one another, records are damaged, or it diverges.
     """
-    command.parse(FLAGS, argv)
+    command.parse(FLAGS, presets.found(argv))
+    with Stop() as stop:
+        _main(stop)
+
+
+def _main(stop: Stop) -> None:
     info = DatasetInfo.load(FLAGS.data)
     config = Config.of(FLAGS.flag_values_dict(), info)
+    FLAGS.precision = config.precision  # so that flags.txt repeats it anywhere
     strategy = replicas()
     if config.batch % strategy.num_replicas_in_sync:
         raise FlagError(
@@ -76,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config_lib.claim(config.model_dir, config.identity(info, harmonizer), FLAGS.overwrite)
     command.write_flags(FLAGS, config.model_dir / "flags.txt")
     with dataset.damage_named(info, "val"), dataset.damage_named(info, "train"):
-        train(config, info, strategy, harmonizer, validation)
+        train(config, info, strategy, harmonizer, validation, stop)
 
 
 def replicas() -> tf.distribute.Strategy:
@@ -93,64 +115,53 @@ def train(
     strategy: tf.distribute.Strategy,
     harmonizer: Harmonizer,
     validation: tf.data.Dataset,
+    stop: Stop,
 ) -> None:
-    """Trains from the last checkpoint on, or from the beginning, and writes model.keras."""
-    objective = OBJECTIVES[config.model]
+    """Trains from the last checkpoint on, or from the beginning, and writes model.keras and summary.json."""
     with strategy.scope():
-        model = objective.Training(harmonizer)
-        optimizer = objective.optimizer(config)
-        # Before anything else: under a strategy Adam cannot make its variables later.
-        optimizer.build(harmonizer.trainable_variables)
-        model.compile(optimizer=optimizer)
-    checkpoints = Checkpoints(config.model_dir / "checkpoints", model, config.learning_rate)
+        model = OBJECTIVES[config.model].training(config, harmonizer)
+        average = Average(harmonizer, config.ema)
+    model.served = average.twin
+    checkpoints = Checkpoints(config.model_dir / "checkpoints", model.state, average.twin)
+    ledger = checkpoints.ledger
     baseline = _baseline_rmse(config, info, validation)
     start = model.evaluate(validation, verbose=0, return_dict=True)["rmse"]
     _log.info(
-        "%s: %d weights, %d replicas, halo %d px; step %d of %d; validation RMSE %.5f, bandpass baseline %.5f",
-        config.model, harmonizer.count_params(), strategy.num_replicas_in_sync, harmonizer.halo,
-        checkpoints.step, config.steps, start, baseline,
+        "%s: %d weights, %s, %d replicas, halo %s px; step %d of %d; validation RMSE %.5f, bandpass baseline %.5f",
+        config.model, harmonizer.count_params(), config.precision, strategy.num_replicas_in_sync, harmonizer.halo,
+        ledger.step, config.steps, start, baseline,
     )  # fmt: skip
-    if checkpoints.step < config.steps:
-        _fit(config, info, model, validation, checkpoints, baseline)
+    if ledger.step < config.steps:
+        callbacks = [
+            Progress(ledger.step, config.steps),
+            Summaries(config.model_dir / "tensorboard", next(iter(validation)), config.steps, config.batch, baseline),
+        ]
+        batches = config.batches(info, start=ledger.step)
+        loop.run(
+            config, model, average, checkpoints, batches, validation, callbacks, stop, lambda n: config.ids(info, n)
+        )
     checkpoints.load_best()
     path = config.model_dir / "model.keras"
     aside = path.with_name("writing.keras")
-    harmonizer.save(aside)
+    average.twin.save(aside)
     aside.rename(path)
+    judged = {config.model: average.twin, "bandpass": _baseline(config, info)}
+    figures = evaluate.measure(judged, info, "val", config.batch)
+    summary.write(config, ledger, figures, strategy.num_replicas_in_sync, FLAGS.flag_values_dict())
     _log.info(
         "%s: best weights, of step %d: validation RMSE %.5f, %.1f %% below the bandpass baseline's %.5f",
-        path, checkpoints.best_step, checkpoints.best, 100 * (1 - checkpoints.best / baseline), baseline,
+        path, ledger.best_step, ledger.best, 100 * (1 - ledger.best / baseline), baseline,
     )  # fmt: skip
 
 
-def _fit(
-    config: Config,
-    info: DatasetInfo,
-    model: keras.Model,
-    validation: tf.data.Dataset,
-    checkpoints: Checkpoints,
-    baseline: float,
-) -> None:
-    samples = next(iter(validation))
-    # A round of `fit` is what lies between two validations. Checkpoints come last: they say that the round is over.
-    model.fit(
-        config.batches(info, start=checkpoints.step),
-        steps_per_epoch=config.validate_every,
-        epochs=-(-(config.steps - checkpoints.step) // config.validate_every),
-        validation_data=validation,
-        callbacks=[
-            Progress(checkpoints.step, config.steps),
-            Summaries(config.model_dir / "tensorboard", samples, config.steps, baseline),
-            checkpoints,
-        ],
-        shuffle=False,  # the batches are
-        verbose=0,
-    )
+def _baseline(config: Config, info: DatasetInfo) -> keras.Model:
+    """Bicubic resampling with the band-pass adjustment."""
+    return baselines.build_baseline("bandpass", info.bands, info.level, config.pan, info.bandpass)
 
 
 def _baseline_rmse(config: Config, info: DatasetInfo, validation: tf.data.Dataset) -> float:
-    """Validation RMSE of bicubic resampling with the band-pass adjustment, reflectance."""
-    model = baselines.build_baseline("bandpass", info.bands, info.level, config.pan, info.bandpass)
+    """The baseline's validation RMSE, reflectance."""
+    model = _baseline(config, info)
     squared = keras.metrics.Mean()
     for inputs, targets in validation:
         error = tf.reduce_mean(tf.square(model(inputs) - targets["sentinel_ms"]), -1, keepdims=True)

@@ -1,6 +1,5 @@
 import dataclasses
 import json
-import pathlib
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_examples
+from runs import ROOT, SMALL, scalars, train, weights
 
+import harmonize_tf
 from harmonize_tf import dataset, degradation, sensors
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import DatasetError, FlagError, ModelError, RecordError
@@ -18,15 +19,6 @@ from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import task
 from trainer.config import Config
 from trainer.objectives import subpixel
-
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-SMALL = ("--blocks=1", "--filters=8", "--crop=8", "--batch=2", "--learning_rate=0.005")
-
-
-def train(data, model_dir, *more, steps=20, every=10):
-    task.main(
-        [f"--data={data}", f"--model_dir={model_dir}", *SMALL, f"--steps={steps}", f"--validate_every={every}", *more]
-    )
 
 
 @pytest.fixture(scope="module")
@@ -44,21 +36,6 @@ def trained(examples):
     return model_dir
 
 
-def scalars(model_dir):
-    """Every scalar of the TensorBoard files, [(step, value), ...] by name."""
-    found = {}
-    for path in sorted((model_dir / "tensorboard").iterdir()):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                if not value.metadata.plugin_data.plugin_name == "images":
-                    found.setdefault(value.tag, []).append((event.step, float(tf.make_ndarray(value.tensor))))
-    return found
-
-
-def weights(model_dir):
-    return keras.saving.load_model(model_dir / "model.keras", compile=False).get_weights()
-
-
 def test_training_beats_the_baseline_and_its_own_start(trained):
     found = scalars(trained)
     losses = [value for _, value in found["loss/validation"]]
@@ -71,8 +48,33 @@ def test_training_beats_the_baseline_and_its_own_start(trained):
 
 def test_what_is_left_is_complete(trained):
     names = {path.name for path in trained.iterdir()}
-    assert names == {"checkpoints", "flags.txt", "model.keras", "tensorboard", "training.json"}
+    assert names == {"checkpoints", "flags.txt", "model.keras", "summary.json", "tensorboard", "training.json"}
     assert {"best.weights.h5", "checkpoint", "ckpt-20.index"} <= {p.name for p in (trained / "checkpoints").iterdir()}
+
+
+def test_the_summary_says_what_came_out_against_the_baseline_and_what_made_it(examples, trained):
+    summary = json.loads((trained / "summary.json").read_text())
+    assert (summary["steps"], summary["seed"], summary["precision"], summary["ema"]) == (20, 0, "float32", 0.999)
+    assert summary["examples"] == 40 and summary["package_version"] == harmonize_tf.__version__
+    assert summary["examples_per_second"] == pytest.approx(40 / summary["seconds"], rel=0.01)
+    assert summary["flags"]["filters"] == 8 and summary["flags"]["data"] == str(examples)
+    found = scalars(trained)
+    best = min(found["rmse/validation"], key=lambda pair: pair[1])
+    assert (summary["best_step"], summary["best_rmse"]) == (best[0], pytest.approx(best[1]))
+    model, bandpass = summary["validation"]["subpixel"], summary["validation"]["bandpass"]
+    assert model["rmse_all"] == pytest.approx(best[1], rel=1e-4)
+    assert bandpass["rmse_all"] == pytest.approx(found["rmse/validation_bandpass"][0][1], rel=1e-4)
+    assert set(model["rmse"]) == set(DatasetInfo.load(examples).bands)
+
+
+def test_tensorboard_tells_the_speed_and_the_share_of_the_baselines_error(trained):
+    found = scalars(trained)
+    assert all(value > 0 for _, value in found["examples_per_second"])
+    for name in ("loss/train", "train/gradient_norm", "rmse/validation_over_bandpass"):
+        assert [step for step, _ in found[name]] == [10, 20]
+    errors, baselines = found["rmse/validation"], found["rmse/validation_bandpass"]
+    shares = [error / baseline for (_, error), (_, baseline) in zip(errors, baselines, strict=True)]
+    assert [value for _, value in found["rmse/validation_over_bandpass"]] == pytest.approx(shares, rel=1e-5)
 
 
 def test_the_model_is_a_harmonizer_with_the_datas_constants(examples, trained):
@@ -87,19 +89,28 @@ def test_the_model_is_a_harmonizer_with_the_datas_constants(examples, trained):
     assert (model.scale, model.blocks, model.filters, model.consistency) == (3, 1, 8, "exact")
 
 
-def test_tensorboard_shows_input_output_and_target_of_validation_patches(trained):
+@pytest.mark.parametrize("colour", ["natural", "infrared"])
+def test_tensorboard_shows_input_output_target_and_error_of_validation_patches(examples, trained, colour):
     pictures = [
         tf.image.decode_image(value.tensor.string_val[2]).numpy()
         for path in (trained / "tensorboard").iterdir()
         for event in tf.compat.v1.train.summary_iterator(str(path))
         for value in event.summary.value
-        if value.metadata.plugin_data.plugin_name == "images"
+        if value.metadata.plugin_data.plugin_name == "images" and value.tag.startswith(colour)
     ]
     side = 3 * tiny_examples.CELLS
-    assert pictures and all(picture.shape == (side, 3 * side, 3) for picture in pictures)
-    low, output, target = np.split(pictures[-1].astype(float), 3, axis=1)
+    assert pictures and all(picture.shape == (side, 4 * side, 3) for picture in pictures)
+    low, output, target, error = np.split(pictures[-1].astype(float), 4, axis=1)
     np.testing.assert_array_equal(low[::3, ::3], low[2::3, 2::3])  # 30 m pixels as they are
     assert np.abs(output - target).mean() < np.abs(low - target).mean()
+    inside = (np.minimum(output, target) > 0) & (np.maximum(output, target) < 255)  # not cut off by the stretch
+    np.testing.assert_allclose(error[inside], (127.5 + output - target)[inside], atol=1.5)
+    bands = {"natural": [2, 1, 0], "infrared": [3, 2, 1]}[colour]
+    inputs, targets = next(iter(dataset.paired(DatasetInfo.load(examples), "val", batch=1, pan=False)))
+    truth = targets["sentinel_ms"].numpy()[0][..., bands]
+    low_end, high_end = np.percentile(truth.reshape(-1, 3), [2, 98], axis=0)
+    shown = 255 * np.clip((truth - low_end) / (high_end - low_end), 0, 1)
+    np.testing.assert_allclose(target, shown, atol=1)
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(examples, trained, tmp_path, monkeypatch):

@@ -1,0 +1,122 @@
+"""The state of a training on disk: saved whole, restored whole, so that it goes on as if it had never stopped."""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from harmonize_tf.models.harmonizer import Harmonizer
+
+SAVE_SECONDS = 300.0
+"""The most that a kill can cost, beyond one step: between validations, this long after the last save is the next."""
+
+
+class Ledger(tf.train.experimental.PythonState):
+    """What a training remembers besides its variables.
+
+    Attributes:
+      step: steps done, each a batch.
+      best: lowest validation RMSE so far, reflectance.
+      best_step: when it was reached.
+      sums: by name the sum and the number of the finite values that the round's steps logged.
+      seconds: what all steps together took, in every session, without validation.
+    """
+
+    def __init__(self) -> None:
+        self.step, self.best, self.best_step = 0, math.inf, 0
+        self.sums: dict[str, tuple[float, int]] = {}
+        self.seconds = 0.0
+
+    def add(self, logs: Mapping[str, float]) -> None:
+        """Counts a step's values towards the round's means."""
+        for name, value in logs.items():
+            if math.isfinite(value):
+                total, count = self.sums.get(name, (0.0, 0))
+                self.sums[name] = (total + value, count + 1)
+
+    def close_round(self) -> dict[str, float]:
+        """The means of the round, which begins anew."""
+        means = {name: total / count for name, (total, count) in self.sums.items()}
+        self.sums = {}
+        return means
+
+    def serialize(self) -> str:
+        """All of it, as text that gives every number back exactly."""
+        return json.dumps(vars_of(self))
+
+    def deserialize(self, string_value: str) -> None:
+        """Takes over what `serialize` wrote."""
+        for name, value in json.loads(string_value).items():
+            setattr(self, name, value)
+
+
+def vars_of(ledger: Ledger) -> dict[str, Any]:
+    """The ledger's own attributes by name; TensorFlow adds some of its own, with an underscore."""
+    return {name: value for name, value in vars(ledger).items() if not name.startswith("_")}
+
+
+class Checkpoints:
+    """Saves the state of a training, and the weights that did best in validation.
+
+    A state is on disk or not: TensorFlow writes it aside and names it in the file `checkpoint` last. No step is saved
+    twice, so that no state is ever overwritten by another.
+
+    Variables are listed rather than found by TensorFlow, which sees neither the layers that a Keras layer keeps in a
+    list nor the optimizer inside `LossScaleOptimizer`.
+
+    Args:
+      directory: RUN/training/checkpoints; the newest state in it is restored right away.
+      state: all variables that a step changes, by name.
+      served: the Harmonizer that is validated and exported; its weights are saved too.
+
+    Attributes:
+      ledger: the state that is no variable.
+    """
+
+    def __init__(
+        self, directory: pathlib.Path, state: Mapping[str, Sequence[keras.Variable]], served: Harmonizer
+    ) -> None:
+        self.ledger, self._served = Ledger(), served
+        self._best_weights = directory / "best.weights.h5"
+        variables = {**state, "served": served.weights}
+        lists = {name: [variable.value for variable in listed] for name, listed in variables.items()}
+        checkpoint = tf.train.Checkpoint(**lists, ledger=self.ledger)
+        self._manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=2)
+        if self._manager.latest_checkpoint:
+            checkpoint.restore(self._manager.latest_checkpoint).assert_existing_objects_matched()
+        self._saved = self.ledger.step
+        self._saved_at = time.monotonic()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether the last save is so long ago that the next should not wait for the round's end."""
+        return time.monotonic() - self._saved_at > SAVE_SECONDS
+
+    def save(self) -> None:
+        """Saves the state as it is between two steps."""
+        if self.ledger.step > self._saved:
+            self._manager.save(self.ledger.step)
+            self._saved = self.ledger.step
+        self._saved_at = time.monotonic()
+
+    def validated(self, rmse: float) -> None:
+        """Keeps the served weights if they are the best so far, then saves the state of a finished round.
+
+        A kill between the two is made good: the round is done again, comes to the same weights and keeps them again.
+        """
+        if rmse < self.ledger.best:
+            self.ledger.best, self.ledger.best_step = rmse, self.ledger.step
+            aside = self._best_weights.with_name("writing.weights.h5")
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            self._served.save_weights(aside)
+            aside.rename(self._best_weights)
+        self.save()
+
+    def load_best(self) -> None:
+        """Puts the best weights into the served Harmonizer."""
+        self._served.load_weights(self._best_weights)

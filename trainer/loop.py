@@ -1,0 +1,119 @@
+"""The training loop: steps, rounds of them that a validation ends, and what may end the training between two steps."""
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import keras
+import tensorflow as tf
+
+from harmonize_tf.errors import ModelError
+from trainer.checkpoints import Checkpoints
+from trainer.config import Config
+from trainer.ema import Average
+from trainer.objectives.base import Objective
+from trainer.stop import Stop
+
+Batches = tf.data.Dataset
+
+
+def run(
+    config: Config,
+    model: Objective,
+    average: Average,
+    checkpoints: Checkpoints,
+    batches: Batches,
+    validation: Batches,
+    callbacks: Sequence[keras.callbacks.Callback],
+    stop: Stop,
+    ids: Callable[[int], list[str]],
+) -> None:
+    """Trains from the restored state on until `config.steps` are done. How a training was cut up leaves no trace in it.
+
+    It is not Keras's `fit`, whose rounds begin where it is called; here they end at multiples of
+    `config.validate_every`, whichever step the training goes on from.
+
+    Args:
+      config: of the run.
+      model: compiled, its optimizers built.
+      average: of its Harmonizer's weights.
+      checkpoints: the state, restored.
+      batches: training batches from the state's step on.
+      validation: validation batches.
+      callbacks: told of every step (`on_train_batch_end`) and every finished round (`on_epoch_end`).
+      stop: asked after every step.
+      ids: of the records in the batch of a step, for naming them.
+
+    Raises:
+      ModelError: the training diverged.
+      SystemExit: a signal ended it; the state is saved.
+    """
+    ledger = checkpoints.ledger
+    iterator, train_step = iter(model.distribute_strategy.experimental_distribute_dataset(batches)), _train_step(model)
+    for callback in callbacks:
+        callback.set_model(model)
+    try:
+        with stop.deferred():
+            while ledger.step < config.steps:
+                begin = time.monotonic()
+                logs = train_step(iterator)
+                average.update(ledger.step + 1)
+                ledger.seconds += time.monotonic() - begin
+                ledger.step += 1
+                _check(logs, model, config, ledger.step, ids)
+                ledger.add(logs)
+                for callback in callbacks:
+                    callback.on_train_batch_end(ledger.step, logs)
+                if ledger.step % config.validate_every == 0 or ledger.step == config.steps:
+                    _end_round(config, model, checkpoints, validation, callbacks)
+                elif stop.requested or checkpoints.overdue:
+                    checkpoints.save()
+                if stop.requested:
+                    stop.leave()
+    finally:
+        for callback in callbacks:
+            callback.on_train_end()
+
+
+def _train_step(model: Objective) -> Callable[[Iterator], dict[str, float]]:
+    model.make_train_function()  # Keras's: distributed, and compiled where that is of use
+    return lambda iterator: {name: float(value) for name, value in model.train_function(iterator).items()}
+
+
+def _end_round(
+    config: Config,
+    model: Objective,
+    checkpoints: Checkpoints,
+    validation: Batches,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> None:
+    ledger = checkpoints.ledger
+    found = model.evaluate(validation, verbose=0, return_dict=True)
+    if not math.isfinite(found["rmse"]):
+        raise _diverged(config, ledger.step, f"validation RMSE {found['rmse']}")
+    logs = ledger.close_round() | {f"val_{name}": value for name, value in found.items()}
+    for callback in callbacks:
+        callback.on_epoch_end(ledger.step, logs)
+    checkpoints.validated(found["rmse"])
+
+
+def _check(
+    logs: dict[str, float], model: Objective, config: Config, step: int, ids: Callable[[int], list[str]]
+) -> None:
+    """Ends a training that a step was not applied in, being not finite; with float16 that may pass, as its scale falls.
+
+    Raises:
+      ModelError: a loss is not finite, or gradients are not although they are not scaled up.
+    """
+    wrong = {name: value for name, value in logs.items() if not math.isfinite(value)}
+    if wrong and (model.loss_scale < 1 or not all(name.startswith("gradient_norm") for name in wrong)):
+        values = ", ".join(f"{name} {value}" for name, value in wrong.items())
+        raise _diverged(config, step, f"{values}, records {','.join(ids(step))}")
+
+
+def _diverged(config: Config, step: int, received: str) -> ModelError:
+    return ModelError(
+        f"the training diverged by step {step}; run it again with a lower --learning_rate: it goes "
+        f"on from the last checkpoint, if there is one (another --model_dir begins anew). "
+        f"Received: learning_rate={config.learning_rate:g}, {received}"
+    )
