@@ -303,7 +303,7 @@ def test_a_job_that_is_interrupted_ends_in_a_line_and_goes_on_to_the_same_bytes(
 def test_a_new_export_that_had_not_taken_its_place_yet_takes_it(renamed, tmp_path, undisturbed):
     out = tmp_path / "examples"
     with Emulator(simulated()) as emulator:
-        export(emulator, out, "--min_valid=0.9")
+        export(emulator, out, "--bands=rgb")
         old = digests(out)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Folder, "take_over", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
