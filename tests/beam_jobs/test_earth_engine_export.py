@@ -233,7 +233,7 @@ def finished(out) -> set[str]:
 def check_kills(times, tmp_path, undisturbed):
     """Kills the job at random moments, and lets it end at last."""
     out, draw = tmp_path / "examples", random.Random(times)
-    with Emulator(simulated(), latency=0.15) as emulator:
+    with Emulator(simulated(), latency=0.06 * times) as emulator:  # slow enough to be killed that often
         command = [sys.executable, "-m", "beam_jobs.export_pairs", *asked(emulator, out, "--ee_max_concurrent=4")]
         killed = 0
         while True:
@@ -242,7 +242,8 @@ def check_kills(times, tmp_path, undisturbed):
             try:
                 if killed % 3 < 2:  # while it fetches, after the seconds that imports take; else at any moment
                     wait_for(lambda log=log, job=job: len(emulator.log) > log or job.poll() is not None)
-                job.wait(timeout=draw.uniform(0.1, 1.5 if killed % 3 < 2 else 4.0) if killed < times else 120)
+                longest = 0.25 * times if killed % 3 < 2 else 4.0
+                job.wait(timeout=draw.uniform(0.1, longest) if killed < times else 120)
             except subprocess.TimeoutExpired:
                 os.kill(job.pid, signal.SIGKILL)
                 killed += 1
