@@ -59,16 +59,15 @@ def workplace(out: Folder, *, overwrite: bool) -> Folder:
     Raises:
       FlagError: the folder holds something else than an export, or nothing can be written there.
     """
+    out.check_writable()
     _check_ours(out)
     work = Folder(f"{out}.new")
     if not out.exists(INFO) and work.exists(INFO) and work.exists(JOB):
         _check_ours(work)
         out.take_over(work, INFO)  # which had been broken off
     if not (overwrite and out.exists(INFO)):
-        out.check_writable()
         return out
     _check_ours(work)
-    work.check_writable()
     return work
 
 

@@ -244,14 +244,6 @@ class Folder:
         other.delete(names)
         other.tidy()
 
-    def is_empty(self) -> bool:
-        """Whether nothing is there, or only what a broken job has left in the middle of writing."""
-        fs, root = self._opened
-        try:
-            return set(fs.ls(root, detail=False)) <= {root, f"{root}/{STAGING}"}
-        except FileNotFoundError:
-            return True
-
     def tidy(self) -> None:
         """Removes what broken jobs have left. No other job may be writing into this folder."""
         fs, staging = self._find(STAGING)

@@ -570,6 +570,7 @@ def test_a_dry_run_leaves_an_export_that_is_there_as_it_is(exported, cloudy, cap
         ([*SIMULATED, "--out=x", "--request_side=17"], "request_side"),
         ([*SIMULATED, "--out=x", "--max_dead_fraction=2"], "max_dead_fraction"),
         ([*SIMULATED, "--out=x", "--threads=0"], "threads"),
+        ([*SIMULATED, "--out=hdtp://bucket/x"], "Protocol not known: hdtp.*another --out"),
         ([*SIMULATED, "--out=/dev/null/x"], "nothing can be written there"),
         (["--dry_run"], "--source is needed"),
     ],
