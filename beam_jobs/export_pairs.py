@@ -185,7 +185,7 @@ def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: Pi
                 f"the job ended early ({str(error).splitlines()[-1]}); what is finished stays, run the same command "
                 f"again. Received: out={out}"
             ) from error
-        made = shards.manifests(folder, export.tasks)
+        made |= shards.manifests(folder, todo)
     info = exports.finish(folder, export, identity, made, _MAX_DEAD_FRACTION.value)
     if folder is not out:
         out.take_over(folder, exports.INFO)

@@ -75,8 +75,10 @@ class ExportShard(beam.DoFn):
             return
         try:
             manifest = self._made(task)
-        except CancelledError:
-            return
+        except (CancelledError, RuntimeError):  # its threads were told to stop, or had ended before it asked them
+            if _cancelled.is_set():
+                return
+            raise
         except StorageError as error:
             self._full = error.lasting  # what were fetched now would be lost
             _log.error("shard %s: %s", task.shard, error)
@@ -195,8 +197,9 @@ def stoppable() -> Iterator[None]:
     def stop(*_: object) -> None:
         signal.signal(signal.SIGINT, before)
         _cancelled.set()
-        for name, threads in [key for key in _pools if key[0] == "squares"]:  # whose readers have to end their work
-            _pools.pop((name, threads)).shutdown(wait=False, cancel_futures=True)
+        # Without the lock, which this very thread may hold. The readers have to end their work.
+        for key in [key for key in list(_pools) if key[0] == "squares"]:
+            _pools.pop(key).shutdown(wait=False, cancel_futures=True)
 
     signal.signal(signal.SIGINT, stop)
     try:

@@ -142,12 +142,18 @@ def false_northing(crs: str) -> int:
     return SOUTHERN_FALSE_NORTHING if southern else 0
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def bounds_in(crs: str, grid: Grid) -> tuple[float, float, float, float]:
+    """Left, bottom, right and top of what lies around a grid in a CRS."""
+    if grid.crs == crs:
+        return grid.bounds
+    return rasterio.warp.transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=51)
+
+
 def pair_grid(grid: Grid) -> Grid:
     """The pair grid at 10 m, in Sentinel-2's UTM zone, that covers a scene's grid; sides are multiples of 30 m."""
     crs = sentinel_crs(grid.crs, grid.bounds)
-    bounds = grid.bounds
-    if crs != grid.crs:
-        bounds = rasterio.warp.transform_bounds(grid.crs, crs, *bounds, densify_pts=51)
+    bounds = bounds_in(crs, grid)
     east, north = lattice_origin(crs)
     # A nanometre of slack: a corner that lies on the lattice stays there.
     left, bottom, right, top = bounds

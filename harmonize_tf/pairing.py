@@ -1,14 +1,11 @@
 """Which Landsat and Sentinel-2 scenes belong together."""
 
 import bisect
-import functools
 import operator
 from collections.abc import Iterator, Sequence
 
-import rasterio.warp
-
 from harmonize_tf.errors import SceneError
-from harmonize_tf.geometry import Grid, sentinel_crs
+from harmonize_tf.geometry import Grid, bounds_in, sentinel_crs
 from harmonize_tf.sources import Scene
 
 MAX_DAYS = 5.0  # Sentinel-2's revisit time with two spacecraft, so that every Landsat scene can have a partner
@@ -91,13 +88,6 @@ def common_bounds(crs: str, scenes: Sequence[Scene]) -> Bounds | None:
 
     Where a scene has another CRS, such as Landsat's of the neighbouring zone, its rectangle is the one around it there.
     """
-    lefts, bottoms, rights, tops = zip(*(_bounds_in(crs, scene.grid) for scene in scenes), strict=True)
+    lefts, bottoms, rights, tops = zip(*(bounds_in(crs, scene.grid) for scene in scenes), strict=True)
     left, bottom, right, top = max(lefts), max(bottoms), min(rights), min(tops)
     return (left, bottom, right, top) if left < right and bottom < top else None
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _bounds_in(crs: str, grid: Grid) -> Bounds:
-    if grid.crs == crs:
-        return grid.bounds
-    return rasterio.warp.transform_bounds(grid.crs, crs, *grid.bounds, densify_pts=51)
