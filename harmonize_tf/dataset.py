@@ -16,22 +16,19 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from harmonize_tf import degradation, radiometry, records, sensors
+from harmonize_tf import augmentation, degradation, radiometry, records
+from harmonize_tf.augmentation import Tensors
 from harmonize_tf.errors import DatasetError, RecordError
 from harmonize_tf.geometry import CELL
+from harmonize_tf.synthesis import BlurPrior, Synthesis
 
-Tensors = dict[str, tf.Tensor]
-
-PAN_FACTOR = 2  # 15 m pixels along one side of a 30 m cell
 SHUFFLE_BUFFER = 512  # records, 0.3 to 0.5 MB each; shards are read in random order and interleaved besides
 CYCLE = 4  # shards read at once
-AUGMENTATION = 2  # version of `turned` and `relit`; another one makes another training
-GAIN = 3.0  # of the augmentation, this often or a third: a summer scene has about three times a winter scene's contrast
-OFFSETS = (-0.05, 0.10)  # reflectance, of the augmentation: what haze adds to blue at the top of the atmosphere is 0.1
 # What TensorFlow raises on damaged, malformed, missing and too few records.
 _UNREADABLE = (
     tf.errors.DataLossError,
@@ -179,18 +176,38 @@ def paired(info: DatasetInfo, split: str, *, batch: int, pan: bool) -> tf.data.D
 
 
 def training(
-    info: DatasetInfo, *, batch: int, crop: int, pan: bool, seed: int, start: int = 0, split: str = "train"
+    info: DatasetInfo,
+    kind: str = "paired",
+    *,
+    batch: int,
+    crop: int,
+    pan: bool,
+    seed: int,
+    start: int = 0,
+    split: str = "train",
+    blur: BlurPrior | None = None,
+    worker: tuple[int, int] = (0, 1),
 ) -> tf.data.Dataset:
-    """Endless shuffled, cropped, turned and relit patches. What batch number k holds depends on the arguments alone.
+    """Endless shuffled crops in all symmetries. What batch number k holds depends on the arguments alone.
+
+    The kinds are
+
+        paired      what both sensors saw of a place, aligned to 30 m cells, under many lights
+        degraded    Sentinel-2's patches and what Landsat would have seen (`synthesis`), under many lights
+        unpaired    Landsat's patches and Sentinel-2's, each in an order of its own, as they are. The inputs hold
+                    landsat_clear [batch, h, w, 1] too, and mask is Sentinel-2's alone: 1 = clear ground
 
     Args:
       info: the records.
+      kind: one of `KINDS`.
       batch: patches in a batch.
-      crop: side of the random crops, 30 m pixels; crops are aligned to 30 m cells.
-      pan: whether the panchromatic band is read.
-      seed: of the order, the crops, the symmetries and the light.
+      crop: side of the random crops, 30 m pixels.
+      pan: whether the panchromatic band is an input.
+      seed: of the order, the crops, the symmetries, the light and what else is drawn.
       start: number of the first batch; a resumed training continues where it was.
       split: the split to read.
+      blur: with "degraded" what Sentinel-2 is blurred by.
+      worker: number of this worker and of all, which share each batch in equal parts.
 
     Returns:
       Batches as described above.
@@ -198,27 +215,87 @@ def training(
     Raises:
       DatasetError: the split is empty, crops are larger than patches, or there is no panchromatic band in the records.
     """
-    _check_pan(info, pan)
+    _check_pan(info, pan and kind != "degraded")
     if not 0 < crop <= info.patch_m // CELL:
         raise DatasetError(
             f"a crop is 1 to {info.patch_m // CELL} pixels of 30 m, the size of the records. Received: crop={crop}"
         )
+    made = KINDS[kind](info, crop, pan, blur)
 
-    def augmented(index: tf.Tensor, serialized: tf.Tensor) -> tuple[Tensors, Tensors]:
-        where, which, light = tf.unstack(tf.random.experimental.stateless_split([seed, index], 3))
-        return relit(
-            turned(cropped(_pair(info, serialized, pan), crop, where), which), info.bands, info.bandpass, light
-        )
+    def augmented(index: tf.Tensor, serialized: Any) -> tuple[Tensors, Tensors]:
+        return made(serialized, [seed, index])
 
-    serialized = _shuffled(info, split, seed, start * batch)
-    patches = serialized.enumerate(start * batch).map(augmented, tf.data.AUTOTUNE, deterministic=True)
-    return _options(patches.batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
+    first = start * batch
+    streams = tuple(_shuffled(info, split, stream, first) for stream in _seeds(kind, seed))
+    serialized = streams[0] if len(streams) == 1 else tf.data.Dataset.zip(streams)
+    numbered = serialized.enumerate(first)
+    number, workers = worker
+    if workers > 1:
+        numbered = numbered.filter(lambda index, _: index % batch // (batch // workers) == number)
+    patches = numbered.map(augmented, tf.data.AUTOTUNE, deterministic=True)
+    return _options(patches.batch(batch // workers, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
 
 
-def training_ids(info: DatasetInfo, *, batch: int, seed: int, number: int, split: str = "train") -> list[str]:
+def training_ids(
+    info: DatasetInfo, kind: str = "paired", *, batch: int, seed: int, number: int, split: str = "train"
+) -> list[str]:
     """The ids of the records in batch `number` (from 0) of `training`, read anew: training itself carries none."""
-    serialized = _shuffled(info, split, seed, number * batch).take(batch)
-    return [records.parse(record)["id"].numpy().decode() for record in serialized]
+    streams = [_shuffled(info, split, stream, number * batch).take(batch) for stream in _seeds(kind, seed)]
+    return [records.parse(record)["id"].numpy().decode() for stream in streams for record in stream]
+
+
+Maker = Callable[[Any, Sequence[Any]], tuple[Tensors, Tensors]]
+
+
+def _paired_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | None) -> Maker:
+    del blur
+
+    def made(serialized: tf.Tensor, seed: Sequence[Any]) -> tuple[Tensors, Tensors]:
+        where, which, light = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+        pair = augmentation.cropped(_pair(info, serialized, pan), crop, where)
+        return augmentation.relit(augmentation.turned(pair, which), info.bands, info.bandpass, light)
+
+    return made
+
+
+def _degraded_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | None) -> Maker:
+    synthesis = Synthesis(info.bands, info.bandpass, blur, crop, pan)
+
+    def made(serialized: tf.Tensor, seed: Sequence[Any]) -> tuple[Tensors, Tensors]:
+        view, which, light = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+        sentinel = _sentinel(info, serialized)
+        pair = synthesis(sentinel["ms"], sentinel["data"], sentinel["clear"], view)
+        return augmentation.relit(augmentation.turned(pair, which), info.bands, info.bandpass, light)
+
+    return made
+
+
+def _unpaired_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | None) -> Maker:
+    del blur
+
+    def made(serialized: tuple[tf.Tensor, tf.Tensor], seed: Sequence[Any]) -> tuple[Tensors, Tensors]:
+        seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+        sides = []
+        for side, (record, where, which) in enumerate(zip(serialized, seeds[:2], seeds[2:], strict=True)):
+            pair = augmentation.cropped(_sides(info, record, pan), crop, where)
+            sides.append(augmentation.turned(pair, which)[side])
+        return tuple(sides)
+
+    return made
+
+
+KINDS: Mapping[str, Callable[[DatasetInfo, int, bool, BlurPrior | None], Maker]] = {
+    "paired": _paired_crops,
+    "degraded": _degraded_crops,
+    "unpaired": _unpaired_crops,
+}
+"""How a training may show records; see `training`."""
+
+
+def _seeds(kind: str, seed: int) -> tuple[int, ...]:
+    """Those of the orders in which the records come, one for each stream."""
+    apart = 7_368_787  # a prime; any number does that no other seed is likely to differ by
+    return (seed, seed + apart) if kind == "unpaired" else (seed,)
 
 
 def _shuffled(info: DatasetInfo, split: str, seed: int, start: int) -> tf.data.Dataset:
@@ -237,58 +314,6 @@ def _shuffled(info: DatasetInfo, split: str, seed: int, start: int) -> tf.data.D
         return _counted(passage, count).shuffle(min(SHUFFLE_BUFFER, count), seed=draw, reshuffle_each_iteration=False)
 
     return tf.data.Dataset.range(first, tf.int64.max).flat_map(one_pass).skip(begun)
-
-
-def cropped(pair: tuple[Tensors, Tensors], crop: int, seed: tf.Tensor) -> tuple[Tensors, Tensors]:
-    """A random window of `crop` x `crop` cells of 30 m out of a pair of unbatched dicts, the same ground in all."""
-    cells = tf.shape(pair[0]["landsat_ms"])[:2]
-    corner = tf.cast(tf.random.stateless_uniform([2], seed) * tf.cast(cells - crop + 1, tf.float32), tf.int32)
-
-    def cut(name: str, x: tf.Tensor) -> tf.Tensor:
-        factor = _factor(name)
-        row, column = factor * corner[0], factor * corner[1]
-        window = x[row : row + factor * crop, column : column + factor * crop]
-        return tf.ensure_shape(window, [factor * crop, factor * crop, x.shape[-1]])
-
-    return tuple({name: cut(name, x) for name, x in side.items()} for side in pair)
-
-
-def turned(pair: tuple[Tensors, Tensors], seed: tf.Tensor) -> tuple[Tensors, Tensors]:
-    """A pair of unbatched dicts of square images in one of the eight symmetries of the square, drawn from the seed."""
-    symmetry = tf.random.stateless_uniform([], seed, maxval=8, dtype=tf.int32)
-    return tuple({name: symmetric(x, symmetry) for name, x in side.items()} for side in pair)
-
-
-def relit(
-    pair: tuple[Tensors, Tensors], bands: Sequence[str], bandpass: radiometry.Bandpass, seed: tf.Tensor
-) -> tuple[Tensors, Tensors]:
-    """A pair of unbatched dicts under another light: one gain for all, and an offset for each band, as haze gives.
-
-    Blur and band-pass are linear and the panchromatic band gets the offset of the bands that it covers, so that what
-    comes out is again a pair. Without it a network takes the brightness of the few scenes that it was shown for
-    granted, and draws a pattern of three rows over a brighter one.
-    """
-    draws = tf.random.stateless_uniform([len(bands) + 1], seed)
-    gain, (darkest, brightest) = GAIN ** (2 * draws[0] - 1), OFFSETS
-    offset = darkest + (brightest - darkest) * draws[1:]
-    inputs, targets = dict(pair[0]), dict(pair[1])
-    inputs["landsat_ms"] = gain * inputs["landsat_ms"] + offset
-    if "landsat_pan" in inputs:
-        weights = sensors.pan_weights()
-        inputs["landsat_pan"] = gain * inputs["landsat_pan"] + tf.add_n(
-            [weights[band] * offset[bands.index(band)] for band in weights]
-        )
-    from_sentinel = bandpass.inverse()
-    targets["sentinel_ms"] = bandpass.apply(gain * from_sentinel.apply(targets["sentinel_ms"]) + offset)
-    return inputs, targets
-
-
-def symmetric(image: tf.Tensor, symmetry: int | tf.Tensor) -> tf.Tensor:
-    """A square image [n, n, band] in symmetry 0..7: bit 0 mirrors left-right, bit 1 top-bottom, bit 2 transposes."""
-    turned = tf.cond(symmetry & 1 > 0, lambda: image[:, ::-1], lambda: image)
-    turned = tf.cond(symmetry & 2 > 0, lambda: turned[::-1], lambda: turned)
-    turned = tf.cond(symmetry & 4 > 0, lambda: tf.transpose(turned, [1, 0, 2]), lambda: turned)
-    return tf.ensure_shape(turned, image.shape)
 
 
 @contextlib.contextmanager
@@ -360,34 +385,47 @@ def _counted(dataset: tf.data.Dataset, count: int) -> tf.data.Dataset:
     return dataset.apply(tf.data.experimental.assert_cardinality(count))
 
 
-def _factor(name: str) -> int:
-    """Pixels along one side of a 30 m cell."""
-    return {"landsat_pan": PAN_FACTOR, "landsat_pan_valid": PAN_FACTOR, "landsat_ms": 1, "landsat_valid": 1}.get(
-        name, degradation.FACTOR
-    )
-
-
 def _pair(info: DatasetInfo, serialized: tf.Tensor, pan: bool) -> tuple[Tensors, Tensors]:
     """One record as unbatched inputs and targets."""
+    inputs, targets = _sides(info, serialized, pan)
+    clear = inputs.pop("landsat_clear")
+    mask = targets["mask"] * tf.repeat(tf.repeat(clear, degradation.FACTOR, 0), degradation.FACTOR, 1)
+    return inputs, targets | {"mask": mask}
+
+
+def _sides(info: DatasetInfo, serialized: tf.Tensor, pan: bool) -> tuple[Tensors, Tensors]:
+    """The same with each sensor's own mask: inputs["landsat_clear"] at 30 m, targets["mask"] at 10 m."""
     arrays = records.parse(serialized, pan=pan)
-    ms, sentinel = arrays["landsat/ms"], arrays["sentinel/ms"]
-    clear = tf.repeat(tf.repeat(arrays["landsat/valid"], degradation.FACTOR, 0), degradation.FACTOR, 1)
+    ms = arrays["landsat/ms"]
     inputs = {
         "landsat_ms": radiometry.decode(ms),
         "landsat_valid": tf.cast(tf.reduce_all(ms > 0, -1, keepdims=True), tf.float32),
+        "landsat_clear": tf.cast(arrays["landsat/valid"], tf.float32)[..., None],
     }
     if pan:
         inputs["landsat_pan"] = radiometry.decode(arrays["landsat/pan"])
         inputs["landsat_pan_valid"] = tf.cast(arrays["landsat/pan"] > 0, tf.float32)
     targets = {
-        "sentinel_ms": radiometry.decode(sentinel),
-        "mask": tf.cast(arrays["sentinel/valid"] * clear, tf.float32)[..., None],
+        "sentinel_ms": radiometry.decode(arrays["sentinel/ms"]),
+        "mask": tf.cast(arrays["sentinel/valid"], tf.float32)[..., None],
     }
     return tuple({name: _shaped(info, name, x) for name, x in side.items()} for side in (inputs, targets))
 
 
+def _sentinel(info: DatasetInfo, serialized: tf.Tensor) -> Tensors:
+    """Sentinel-2's side of a record, which need not have another."""
+    arrays = records.parse(serialized, landsat=False)
+    ms = arrays["sentinel/ms"]
+    sentinel = {
+        "ms": radiometry.decode(ms),
+        "data": tf.cast(tf.reduce_all(ms > 0, -1, keepdims=True), tf.float32),
+        "clear": tf.cast(arrays["sentinel/valid"], tf.float32)[..., None],
+    }
+    return {name: _shaped(info, f"sentinel_{name}", x) for name, x in sentinel.items()}
+
+
 def _shaped(info: DatasetInfo, name: str, x: tf.Tensor) -> tf.Tensor:
-    side = _factor(name) * info.patch_m // CELL
+    side = augmentation.pixels_per_cell(name) * info.patch_m // CELL
     return tf.ensure_shape(x, [side, side, len(info.bands) if name.endswith("_ms") else 1])
 
 

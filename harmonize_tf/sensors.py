@@ -56,6 +56,10 @@ OLI: Mapping[str, Band] = {
 # No published OLI panchromatic MTF was found; 0.20 is the middle of the plausible 0.10-0.30.
 OLI_PAN = Band("B8", 590, 15, 0.20)
 OLI_PAN_RANGE = (503.0, 676.0)  # nm, USGS as above
+# Standard deviations, reflectance. OLI's signal-to-noise ratio on orbit is 200 to 350 at typical radiances, which are
+# reflectances of about 0.05 under a high sun (Morfitt et al. 2015, Remote Sensing 7(2), 10.3390/rs70202208): 2e-4, and
+# half as much again under a sun at 45 degrees. The panchromatic band, SNR 145 at 0.04, has half as much again.
+OLI_NOISE, OLI_PAN_NOISE = 3e-4, 4.5e-4
 
 # MSI. Wavelengths: ESA, Sentinel-2A spectral response. MTF: SupReME / S2Sharp, `mtf` table of their authors.
 MSI: Mapping[str, Band] = {

@@ -7,7 +7,7 @@ import tensorflow as tf
 import tiny_examples
 from tiny_examples import BANDS, CELLS
 
-from harmonize_tf import dataset, degradation, radiometry, sensors
+from harmonize_tf import augmentation, dataset, degradation, radiometry, sensors
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import DatasetError, RecordError
 
@@ -69,7 +69,7 @@ def test_missing_data_and_cloud_reach_the_masks_they_belong_to(tmp_path):
 def test_every_symmetry_keeps_the_pair_a_pair(symmetry):
     record = tiny_examples.record(0)
     ms, pan, truth = (
-        dataset.symmetric(tf.constant(radiometry.decode(x)), symmetry).numpy()
+        augmentation.symmetric(tf.constant(radiometry.decode(x)), symmetry).numpy()
         for x in (record.landsat.ms, record.landsat.pan, record.sentinel.ms)
     )
     everywhere = np.ones(truth.shape[:2], bool)
@@ -82,7 +82,7 @@ def test_every_symmetry_keeps_the_pair_a_pair(symmetry):
 
 def test_the_eight_symmetries_differ():
     image = tf.random.stateless_uniform([6, 6, 1], [0, 1])
-    assert len({dataset.symmetric(image, symmetry).numpy().tobytes() for symmetry in range(8)}) == 8
+    assert len({augmentation.symmetric(image, symmetry).numpy().tobytes() for symmetry in range(8)}) == 8
 
 
 def test_training_crops_and_turns_all_images_alike(info):
@@ -234,7 +234,7 @@ def test_another_light_leaves_a_pair_a_pair():
 
     pan = pan_of(ms)[..., None].repeat(2, 0).repeat(2, 1)
     pair = ({"landsat_ms": ms, "landsat_pan": pan}, {"sentinel_ms": bandpass.apply(ms.repeat(3, 0).repeat(3, 1))})
-    lights = [dataset.relit(pair, bands, bandpass, [seed, 0]) for seed in range(20)]
+    lights = [augmentation.relit(pair, bands, bandpass, [seed, 0]) for seed in range(20)]
     for inputs, targets in lights:
         seen = inputs["landsat_ms"].numpy()
         np.testing.assert_allclose(inputs["landsat_pan"][::2, ::2, 0], pan_of(seen), atol=1e-5)

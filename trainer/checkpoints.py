@@ -61,7 +61,7 @@ def vars_of(ledger: Ledger) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """Saves the state of a training, and the weights that did best in validation.
+    """Saves the state of a training, and the weights that are to be exported.
 
     A state is on disk or not: TensorFlow writes it aside and names it in the file `checkpoint` last. No step is saved
     twice, so that no state is ever overwritten by another.
@@ -104,12 +104,12 @@ class Checkpoints:
             self._saved = self.ledger.step
         self._saved_at = time.monotonic()
 
-    def validated(self, rmse: float) -> None:
-        """Keeps the served weights if they are the best so far, then saves the state of a finished round.
+    def validated(self, rmse: float, *, anyhow: bool = False) -> None:
+        """Keeps the served weights if they are the best so far, or anyhow, then saves the state of a finished round.
 
         A kill between the two is made good: the round is done again, comes to the same weights and keeps them again.
         """
-        if rmse < self.ledger.best:
+        if anyhow or rmse < self.ledger.best:
             self.ledger.best, self.ledger.best_step = rmse, self.ledger.step
             aside = self._best_weights.with_name("writing.weights.h5")
             aside.parent.mkdir(parents=True, exist_ok=True)

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -12,10 +13,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from harmonize_tf import dataset
+from harmonize_tf import augmentation, dataset
+from harmonize_tf.blur import BlurEstimate
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.models.harmonizer import Harmonizer
+from harmonize_tf.synthesis import BlurPrior
 from trainer import precision
 
 IDENTITY_FILE = "training.json"
@@ -23,7 +26,10 @@ STATE = ("checkpoints", "tensorboard")  # folders of a training
 RESULTS = ("model.keras", "summary.json")
 # Two runs in one model_dir must agree on these: another network, other data or another order is another training.
 # Steps, learning rate and how often to validate may change.
-NETWORK = ("model", "scale", "blocks", "filters", "pan", "consistency", "batch", "crop", "seed", "ema", "precision")
+NETWORK = (
+    "model", "scale", "blocks", "filters", "norm", "pan", "consistency", "adversarial", "gan_loss",
+    "adversarial_weight", "batch", "crop", "seed", "ema", "precision",
+)  # fmt: skip
 DATA = ("source", "level", "bands", "nir", "schema", "plan_sha256")
 CONSTANTS = ("sigma", "bandpass", "mean", "std", "pan_mean", "pan_std")  # that the network computes with
 
@@ -51,6 +57,13 @@ class Config:
       seed: of the weights, the order and the augmentation.
       ema: decay of the moving average of the weights, 0 to below 1; see `ema.Average`.
       precision: what the network computes with, one of `precision.PRECISIONS`.
+      norm: "none", or of a network at full resolution "instance".
+      adversarial: whether there is a discriminator.
+      gan_loss: one of `discriminators.LOSSES`.
+      adversarial_weight: what the adversary's loss counts, where a pixel's error of one standard deviation counts 1.
+      blur: file that `harmonize estimate-blur` wrote; None: the published blur.
+      streams: kinds of batches that the method learns from.
+      worker: number of this worker and of all.
     """
 
     model: str
@@ -69,10 +82,31 @@ class Config:
     seed: int
     ema: float = 0.0
     precision: str = "float32"
+    norm: str = "none"
+    adversarial: bool = False
+    gan_loss: str = "lsgan"
+    adversarial_weight: float = 0.0
+    blur: pathlib.Path | None = None
+    streams: tuple[str, ...] = ("paired",)
+    worker: tuple[int, int] = (0, 1)
 
     @classmethod
-    def of(cls, values: Mapping[str, Any], info: DatasetInfo) -> "Config":
+    def of(
+        cls,
+        values: Mapping[str, Any],
+        info: DatasetInfo,
+        defaults: Mapping[str, Any],
+        streams: tuple[str, ...],
+        worker: tuple[int, int] = (0, 1),
+    ) -> "Config":
         """Takes flags by name; an unset `pan` follows the data, the precision "auto" an earlier session or the machine.
+
+        Args:
+          values: the flags.
+          info: the records.
+          defaults: the method's, of flags that are None.
+          streams: the method's.
+          worker: number of this worker and of all.
 
         Raises:
           FlagError: the data holds no panchromatic band and yet it is asked for, or crops do not suit `scale`.
@@ -80,7 +114,9 @@ class Config:
         named = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
         named |= {"data": pathlib.Path(values["data"]), "model_dir": pathlib.Path(values["model_dir"])}
         named |= {"pan": info.pan if values["pan"] is None else values["pan"]}
-        named |= {"scale": int(values["scale"])}
+        named |= {"scale": int(values["scale"]), "streams": streams, "worker": worker}
+        named |= {name: default for name, default in defaults.items() if named.get(name) is None}
+        named |= {"blur": pathlib.Path(values["blur"]) if values.get("blur") else None}
         if named.get("precision") == "auto":
             named["precision"] = _precision(named["model_dir"])
         config = cls(**named)
@@ -94,19 +130,51 @@ class Config:
 
     def identity(self, info: DatasetInfo, harmonizer: Harmonizer) -> dict[str, Any]:
         """What runs that share a model_dir must have in common, as JSON has it."""
-        data = {name: getattr(info, name) for name in DATA} | {"augmentation": dataset.AUGMENTATION}
+        data = {name: getattr(info, name) for name in DATA} | {"augmentation": augmentation.VERSION}
         built = harmonizer.get_config()
         network = {name: getattr(self, name) for name in NETWORK}
         # Through JSON, which knows lists but no tuples, so that it equals what is read again.
-        return json.loads(json.dumps(network | data | {name: built[name] for name in CONSTANTS}))
+        constants = {name: built[name] for name in CONSTANTS}
+        samples = self.blur_prior(info).samples
+        drawn = None if samples is None else hashlib.sha256(samples.tobytes()).hexdigest()
+        return json.loads(json.dumps(network | data | constants | {"blur_samples_sha256": drawn}))
+
+    def blur_prior(self, info: DatasetInfo) -> BlurPrior:
+        """The blur between Sentinel-2 and Landsat: measured where a file is given, and else published.
+
+        Raises:
+          FlagError: it was measured on other imagery.
+          DatasetError: the file cannot be read.
+        """
+        if self.blur is None:
+            return BlurPrior.published(info.bands, info.nir)
+        estimate = BlurEstimate.load(self.blur, info.bands)
+        if (estimate.level, estimate.nir) != (info.level, info.nir):
+            raise FlagError(
+                f"the blur has to be measured on records like those of the training, level {info.level} and nir from "
+                f"{info.nir}; run `harmonize estimate-blur` on such. Received: blur={self.blur}, of level "
+                f"{estimate.level} and nir {estimate.nir}"
+            )
+        return BlurPrior.measured(estimate)
 
     def batches(self, info: DatasetInfo, start: int = 0) -> tf.data.Dataset:
-        """The training batches from number `start` on."""
-        return dataset.training(info, batch=self.batch, crop=self.crop, pan=self.pan, seed=self.seed, start=start)
+        """The training batches from number `start` on, this worker's part of each."""
+        blur = self.blur_prior(info)
+        streams = [
+            dataset.training(
+                info, kind, batch=self.batch, crop=self.crop, pan=self.pan, seed=self.seed, start=start, blur=blur,
+                worker=self.worker,
+            )
+            for kind in self.streams
+        ]  # fmt: skip
+        return streams[0] if len(streams) == 1 else tf.data.Dataset.zip(tuple(streams))
 
     def ids(self, info: DatasetInfo, step: int) -> list[str]:
         """The ids of the records in the batch of a step, from 1."""
-        return dataset.training_ids(info, batch=self.batch, seed=self.seed, number=step - 1)
+        named = (
+            dataset.training_ids(info, kind, batch=self.batch, seed=self.seed, number=step - 1) for kind in self.streams
+        )
+        return [name for names in named for name in names]
 
 
 def _precision(model_dir: pathlib.Path) -> str:

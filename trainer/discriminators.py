@@ -95,7 +95,7 @@ class PatchGAN(keras.layers.Layer):
             if self.norm == "instance" and 0 < number <= self.n_layers:
                 x = standardized(x, tf.cast(valid > 0, tf.float32))
             if number <= self.n_layers:
-                x = tf.cast(tf.nn.leaky_relu(x, SLOPE), self.compute_dtype if number < self.n_layers else tf.float32)
+                x = tf.cast(tf.maximum(x, SLOPE * x), self.compute_dtype if number < self.n_layers else tf.float32)
         return x
 
     def weight(self, clear: tf.Tensor) -> tf.Tensor:
@@ -133,26 +133,37 @@ def _share(clear: tf.Tensor, stride: int) -> tf.Tensor:
     return tf.nn.avg_pool2d(_framed(clear), SIZE, stride, "VALID")
 
 
-def weighted_mean(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
-    """The mean of `x` where each value counts `weight`, a scalar; 0 where nothing counts."""
-    return tf.math.divide_no_nan(tf.reduce_sum(x * weight), tf.reduce_sum(weight))
+def weighted_part(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    """This replica's part of the mean of `x` where each value counts `weight`, a scalar; 0 where nothing counts.
+
+    The parts of all replicas add up to the mean over the global batch, so that how many there are changes nothing.
+    """
+    return tf.math.divide_no_nan(tf.reduce_sum(x * weight), _over_replicas(tf.reduce_sum(weight)))
+
+
+def _weighted_mean(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
+    return _over_replicas(weighted_part(x, weight))
+
+
+def _over_replicas(x: tf.Tensor) -> tf.Tensor:
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, x)
 
 
 # The losses below take float32 logits [N, h', w', 1] of real and of generated images, then what each counts for, of the
-# same shape, and return a scalar. Generators' losses that do not depend on real images take them all the same, so that
-# a method can take any of them by name.
+# same shape, and return this replica's part of a scalar. Generators' losses that do not depend on real images take
+# them all the same, so that a method can take any of them by name.
 Loss = Callable[[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
 
 
 def lsgan_discriminator(real: tf.Tensor, fake: tf.Tensor, real_weight: tf.Tensor, fake_weight: tf.Tensor) -> tf.Tensor:
     """Half of E[(real - 1)^2] + E[fake^2]: least squares, Mao et al. 2017 (arXiv:1611.04076), equation 9."""
-    return 0.5 * (weighted_mean(tf.square(real - 1.0), real_weight) + weighted_mean(tf.square(fake), fake_weight))
+    return 0.5 * (weighted_part(tf.square(real - 1.0), real_weight) + weighted_part(tf.square(fake), fake_weight))
 
 
 def lsgan_generator(real: tf.Tensor, fake: tf.Tensor, real_weight: tf.Tensor, fake_weight: tf.Tensor) -> tf.Tensor:
     """E[(fake - 1)^2], without Mao's half, as CycleGAN has it (arXiv:1703.10593, section 4)."""
     del real, real_weight
-    return weighted_mean(tf.square(fake - 1.0), fake_weight)
+    return weighted_part(tf.square(fake - 1.0), fake_weight)
 
 
 def relativistic_discriminator(
@@ -161,11 +172,11 @@ def relativistic_discriminator(
     """-E[log s(real - E fake)] - E[log(1 - s(fake - E real))], s the logistic function: which is the more real one.
 
     The relativistic average of Jolicoeur-Martineau 2018 (arXiv:1807.00734) as in ESRGAN (Wang et al. 2018,
-    arXiv:1809.00219, equation 1). E runs over the batch of the replica.
+    arXiv:1809.00219, equation 1). E runs over the global batch.
     """
-    above, below = real - weighted_mean(fake, fake_weight), fake - weighted_mean(real, real_weight)
+    above, below = real - _weighted_mean(fake, fake_weight), fake - _weighted_mean(real, real_weight)
     # -log s(x) is softplus(-x), and -log(1 - s(x)) softplus(x), without overflow.
-    return weighted_mean(tf.nn.softplus(-above), real_weight) + weighted_mean(tf.nn.softplus(below), fake_weight)
+    return weighted_part(tf.nn.softplus(-above), real_weight) + weighted_part(tf.nn.softplus(below), fake_weight)
 
 
 def relativistic_generator(
@@ -177,13 +188,13 @@ def relativistic_generator(
 
 def hinge_discriminator(real: tf.Tensor, fake: tf.Tensor, real_weight: tf.Tensor, fake_weight: tf.Tensor) -> tf.Tensor:
     """E[max(0, 1 - real)] + E[max(0, 1 + fake)]: Lim and Ye 2017 (arXiv:1705.02894), Miyato et al. 2018."""
-    return weighted_mean(tf.nn.relu(1.0 - real), real_weight) + weighted_mean(tf.nn.relu(1.0 + fake), fake_weight)
+    return weighted_part(tf.nn.relu(1.0 - real), real_weight) + weighted_part(tf.nn.relu(1.0 + fake), fake_weight)
 
 
 def hinge_generator(real: tf.Tensor, fake: tf.Tensor, real_weight: tf.Tensor, fake_weight: tf.Tensor) -> tf.Tensor:
     """-E[fake]: the same sources."""
     del real, real_weight
-    return -weighted_mean(fake, fake_weight)
+    return -weighted_part(fake, fake_weight)
 
 
 LOSSES: dict[str, tuple[Loss, Loss]] = {

@@ -56,7 +56,7 @@ def run(
         with stop.deferred():
             while ledger.step < config.steps:
                 begin = time.monotonic()
-                logs = train_step(iterator)
+                logs = train_step(iterator, ledger.step + 1)
                 average.update(ledger.step + 1)
                 ledger.seconds += time.monotonic() - begin
                 ledger.step += 1
@@ -75,9 +75,18 @@ def run(
             callback.on_train_end()
 
 
-def _train_step(model: Objective) -> Callable[[Iterator], dict[str, float]]:
-    model.make_train_function()  # Keras's: distributed, and compiled where that is of use
-    return lambda iterator: {name: float(value) for name, value in model.train_function(iterator).items()}
+def _train_step(model: Objective) -> Callable[[Iterator, int], dict[str, float]]:
+    functions = {}
+
+    def step(iterator: Iterator, number: int) -> dict[str, float]:
+        phase = model.phase_of(number)
+        if phase not in functions:
+            model.phase = phase
+            model.make_train_function(force=True)  # Keras's: distributed, and compiled where that is of use
+            functions[phase] = model.train_function
+        return {name: float(value) for name, value in functions[phase](iterator).items()}
+
+    return step
 
 
 def _end_round(
@@ -94,7 +103,7 @@ def _end_round(
     logs = ledger.close_round() | {f"val_{name}": value for name, value in found.items()}
     for callback in callbacks:
         callback.on_epoch_end(ledger.step, logs)
-    checkpoints.validated(found["rmse"])
+    checkpoints.validated(found["rmse"], anyhow=not model.keeps_best)
 
 
 def _check(

@@ -2,11 +2,12 @@
 
     python -m trainer.task --model=subpixel --data=RUN/examples --model_dir=RUN/training
 
-leaves RUN/training/model.keras, the weights that did best on the validation split, and summary.json. SIGINT (Ctrl-C) or
+leaves RUN/training/model.keras, the weights that did best on the validation split (with an adversary the last ones),
+and summary.json. --model is subpixel, gan, cyclegan or harmonizer; docs/methods.md tells them apart. SIGINT (Ctrl-C) or
 SIGTERM ends it after the step in work. The same command continues a training that was stopped, however it was, as if it
 had not been; --flagfile=RUN/training/flags.txt repeats it.
 
---flagfile also takes the name of a preset (trainer/presets/): subpixel_small.txt, subpixel_gpu.txt, subpixel_paper.txt.
+--flagfile also takes the name of a preset (trainer/presets/): METHOD_small.txt, METHOD_gpu.txt, METHOD_paper.txt.
 """
 
 import logging
@@ -21,36 +22,60 @@ from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError
 from harmonize_tf.models import baselines
 from harmonize_tf.models.harmonizer import Harmonizer
+from harmonize_tf.models.resnet import NORMS
 from trainer import config as config_lib
 from trainer import evaluate, loop, presets, summary
 from trainer.callbacks import Progress, Summaries
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config
+from trainer.discriminators import LOSSES
 from trainer.ema import Average
-from trainer.objectives import subpixel
+from trainer.objectives import gan, harmonizer, subpixel
 from trainer.precision import PRECISIONS
 from trainer.stop import Stop
 
-# gan, cyclegan and harmonizer will be further files in trainer/objectives, each with `build` and `training`.
-OBJECTIVES = {"subpixel": subpixel}
+OBJECTIVES = {"subpixel": subpixel, "gan": gan, "harmonizer": harmonizer}
 
 FLAGS = flags.FlagValues()
+_BY_METHOD = "Default: the method's."
 flags.DEFINE_enum("model", "subpixel", list(OBJECTIVES), "Method of training.", flag_values=FLAGS)
 flags.DEFINE_string(
     "data", None, "Folder that `harmonize export` wrote, RUN/examples.", required=True, flag_values=FLAGS
 )
 flags.DEFINE_string("model_dir", None, "Folder to write to, RUN/training.", required=True, flag_values=FLAGS)
-flags.DEFINE_enum("scale", "3", ["3", "2"], "Network at 30 m (3), or at 20 m as in the article (2).", flag_values=FLAGS)
-flags.DEFINE_integer("blocks", 16, "Residual blocks.", lower_bound=0, flag_values=FLAGS)
+flags.DEFINE_enum(
+    "scale", "3", ["3", "2"], "Depth-to-space from 30 m (3), or from 20 m as in the article (2).", flag_values=FLAGS
+)
+flags.DEFINE_integer("blocks", None, f"Residual blocks. {_BY_METHOD}", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_integer("filters", 64, "Channels of the network.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_enum(
+    "norm", "none", NORMS,
+    "Of gan and cyclegan: instance normalization as published, with which a model cannot be tiled.", flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_boolean("pan", None, "Use the panchromatic band. Default: if the data has it.", flag_values=FLAGS)
 flags.DEFINE_enum(
     "consistency", "exact", ["exact", "none"], "Whether the output must degrade to the input.", flag_values=FLAGS
 )
-flags.DEFINE_integer("batch", 8, "Patches in a step, over all replicas.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_integer("crop", 32, "Side of the random crops, pixels of 30 m.", lower_bound=1, flag_values=FLAGS)
+flags.DEFINE_boolean("adversarial", None, f"A discriminator asks for sharpness. {_BY_METHOD}", flag_values=FLAGS)
+flags.DEFINE_enum("gan_loss", "lsgan", list(LOSSES), "The adversary's loss.", flag_values=FLAGS)
+flags.DEFINE_float(
+    "adversarial_weight", None,
+    f"What it counts, where a pixel's error of one standard deviation counts 1. {_BY_METHOD}", lower_bound=0.0,
+    flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_string(
+    "blur", None, "What `harmonize estimate-blur` wrote. Default: the published blur.", flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "batch", None, f"Patches in a step, over all replicas. {_BY_METHOD}", lower_bound=1, flag_values=FLAGS
+)
+flags.DEFINE_integer(
+    "crop", None, f"Side of the random crops, pixels of 30 m. {_BY_METHOD}", lower_bound=1, flag_values=FLAGS
+)
 flags.DEFINE_integer("steps", 20000, "Optimizer steps in all.", lower_bound=1, flag_values=FLAGS)
-flags.DEFINE_float("learning_rate", 1e-3, "Peak of the learning rate.", lower_bound=0.0, flag_values=FLAGS)
+flags.DEFINE_float(
+    "learning_rate", None, f"Peak of the learning rate. {_BY_METHOD}", lower_bound=0.0, flag_values=FLAGS
+)
 flags.DEFINE_integer("validate_every", 500, "Steps between validations.", lower_bound=1, flag_values=FLAGS)
 flags.DEFINE_integer("seed", 0, "Of weights, order and augmentation.", lower_bound=0, flag_values=FLAGS)
 flags.DEFINE_float(
@@ -81,8 +106,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _main(stop: Stop) -> None:
     info = DatasetInfo.load(FLAGS.data)
-    config = Config.of(FLAGS.flag_values_dict(), info)
-    FLAGS.precision = config.precision  # so that flags.txt repeats it anywhere
+    objective = OBJECTIVES[FLAGS.model]
+    config = Config.of(FLAGS.flag_values_dict(), info, objective.DEFAULTS, objective.STREAMS)
+    for name in ("precision", *objective.DEFAULTS):
+        setattr(FLAGS, name, getattr(config, name))  # so that flags.txt repeats it anywhere
     strategy = replicas()
     if config.batch % strategy.num_replicas_in_sync:
         raise FlagError(
@@ -94,11 +121,11 @@ def _main(stop: Stop) -> None:
     validation = dataset.paired(info, "val", batch=config.batch, pan=config.pan)
     keras.utils.set_random_seed(config.seed)
     with strategy.scope():
-        harmonizer = OBJECTIVES[config.model].build(config, info)
-    config_lib.claim(config.model_dir, config.identity(info, harmonizer), FLAGS.overwrite)
+        made = objective.build(config, info)
+    config_lib.claim(config.model_dir, config.identity(info, made), FLAGS.overwrite)
     command.write_flags(FLAGS, config.model_dir / "flags.txt")
     with dataset.damage_named(info, "val"), dataset.damage_named(info, "train"):
-        train(config, info, strategy, harmonizer, validation, stop)
+        train(config, info, strategy, made, validation, stop)
 
 
 def replicas() -> tf.distribute.Strategy:
@@ -113,14 +140,14 @@ def train(
     config: Config,
     info: DatasetInfo,
     strategy: tf.distribute.Strategy,
-    harmonizer: Harmonizer,
+    made: Harmonizer,
     validation: tf.data.Dataset,
     stop: Stop,
 ) -> None:
     """Trains from the last checkpoint on, or from the beginning, and writes model.keras and summary.json."""
     with strategy.scope():
-        model = OBJECTIVES[config.model].training(config, harmonizer)
-        average = Average(harmonizer, config.ema)
+        model = OBJECTIVES[config.model].training(config, made)
+        average = Average(made, config.ema)
     model.served = average.twin
     checkpoints = Checkpoints(config.model_dir / "checkpoints", model.state, average.twin)
     ledger = checkpoints.ledger
@@ -128,7 +155,7 @@ def train(
     start = model.evaluate(validation, verbose=0, return_dict=True)["rmse"]
     _log.info(
         "%s: %d weights, %s, %d replicas, halo %s px; step %d of %d; validation RMSE %.5f, bandpass baseline %.5f",
-        config.model, harmonizer.count_params(), config.precision, strategy.num_replicas_in_sync, harmonizer.halo,
+        config.model, made.count_params(), config.precision, strategy.num_replicas_in_sync, made.halo,
         ledger.step, config.steps, start, baseline,
     )  # fmt: skip
     if ledger.step < config.steps:
@@ -149,7 +176,7 @@ def train(
     figures = evaluate.measure(judged, info, "val", config.batch)
     summary.write(config, ledger, figures, strategy.num_replicas_in_sync, FLAGS.flag_values_dict())
     _log.info(
-        "%s: best weights, of step %d: validation RMSE %.5f, %.1f %% below the bandpass baseline's %.5f",
+        "%s: the weights of step %d: validation RMSE %.5f, %.1f %% below the bandpass baseline's %.5f",
         path, ledger.best_step, ledger.best, 100 * (1 - ledger.best / baseline), baseline,
     )  # fmt: skip
 

@@ -18,10 +18,6 @@ from harmonize_tf.geometry import Grid, false_northing
 from harmonize_tf.radiometry import sentinel_to_landsat
 from harmonize_tf.sources import Raster, Scene, SceneSource, draws, read_onto
 
-# Reflectance. OLI's signal-to-noise ratio on orbit is 200 to 350 at typical radiances, which are reflectances of about
-# 0.05 under a high sun (Morfitt et al. 2015, Remote Sensing 7(2), 10.3390/rs70202208): 2e-4, and half as much again
-# under a sun at 45 degrees. The panchromatic band, SNR 145 at 0.04, has half as much again.
-NOISE, PAN_NOISE = 3e-4, 4.5e-4
 PIXEL = 10.0  # m, of the Sentinel-2 image that is degraded
 
 
@@ -34,7 +30,7 @@ class DegradedSource:
     Attributes:
       inner: where the Sentinel-2 scenes come from; its Landsat scenes are left out.
       seed: of the noise.
-      noise: standard deviation of the noise in units of OLI's own (`NOISE`, `PAN_NOISE`); 0: none.
+      noise: standard deviation of the noise in units of OLI's own (`sensors.OLI_NOISE`, `OLI_PAN_NOISE`); 0: none.
       shift_m: where the Sentinel-2 image lies against the partner's, east and north, m, as in a record.
       sigma: blur for each of `sensors.BANDS`, 10 m pixels; None: `sensors.blur_sigma`.
       pan_sigma: blur for the panchromatic band, 10 m pixels.
@@ -101,7 +97,7 @@ class DegradedSource:
         rows, columns = row + np.arange(window.shape[0]), column + np.arange(window.shape[1])
         index = np.array([(*sensors.BANDS, "pan").index(band) for band in bands])
         key = int(draws.bits(self.seed, zlib.crc32(scene.id.encode())))
-        deviation = self.noise * (PAN_NOISE if bands[0] == "pan" else NOISE)
+        deviation = self.noise * (sensors.OLI_PAN_NOISE if bands[0] == "pan" else sensors.OLI_NOISE)
         return deviation * draws.normal(key, rows[:, None, None], columns[:, None], index)
 
     def _sentinel_scenes(self) -> list[Scene]:

@@ -7,8 +7,9 @@ import pytest
 from harmonize_tf import geometry, sensors
 from harmonize_tf.errors import SceneError
 from harmonize_tf.radiometry import landsat_to_sentinel
+from harmonize_tf.sensors import OLI_NOISE, OLI_PAN_NOISE
 from harmonize_tf.sources import read_onto
-from harmonize_tf.sources.degraded import NOISE, PAN_NOISE, DegradedSource
+from harmonize_tf.sources.degraded import DegradedSource
 from harmonize_tf.sources.geotiff import GeoTiffSource
 from harmonize_tf.sources.simulated import SimulatedSource
 
@@ -89,7 +90,7 @@ def test_the_noise_is_as_strong_as_stated_and_follows_its_seed():
     noise = {}
     for seed in (0, 1):
         source, quiet = DegradedSource(inner, seed=seed), DegradedSource(inner, noise=0.0)
-        for band, expected in (("red", NOISE), ("pan", PAN_NOISE)):
+        for band, expected in (("red", OLI_NOISE), ("pan", OLI_PAN_NOISE)):
             scenes = [s.pairs()[0][0] for s in (source, quiet)]
             grid = scenes[0].grids[band].window(5, 5, 110, 110)
             noisy, clean = (

@@ -5,7 +5,7 @@ import tensorflow as tf
 
 from harmonize_tf.errors import ModelError
 from trainer import discriminators
-from trainer.discriminators import LOSSES, NORMS, PatchGAN, weighted_mean
+from trainer.discriminators import LOSSES, NORMS, PatchGAN, weighted_part
 
 
 def make(norm="none", channels=2, filters=4, **arguments):
@@ -191,7 +191,7 @@ def test_without_a_clear_pixel_losses_and_gradients_are_zero_and_large_logits_do
 
 
 def test_weights_between_none_and_all_count_in_proportion():
-    assert float(weighted_mean(tf.constant([1.0, 5.0, 9.0]), tf.constant([1.0, 0.5, 0.0]))) == pytest.approx(3.5 / 1.5)
+    assert float(weighted_part(tf.constant([1.0, 5.0, 9.0]), tf.constant([1.0, 0.5, 0.0]))) == pytest.approx(3.5 / 1.5)
 
 
 @pytest.mark.parametrize("norm", NORMS)

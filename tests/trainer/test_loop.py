@@ -8,12 +8,12 @@ import runs
 import tensorflow as tf
 import tiny_examples
 
-from harmonize_tf import dataset, radiometry
+from harmonize_tf import augmentation, dataset, radiometry
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import ModelError
 from trainer import config as config_lib
 from trainer.config import Config
-from trainer.objectives.subpixel import Training
+from trainer.objectives.pixelwise import Pixelwise
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +33,8 @@ def config(directory, tmp_path, **more):
 def test_the_ids_of_a_step_are_those_of_the_patches_in_its_batch(examples, tmp_path, monkeypatch):
     directory, by_split = examples
     info, run = DatasetInfo.load(directory), config(directory, tmp_path)
-    monkeypatch.setattr(dataset, "turned", lambda pair, seed: pair)
-    monkeypatch.setattr(dataset, "relit", lambda pair, bands, bandpass, seed: pair)
+    monkeypatch.setattr(augmentation, "turned", lambda pair, seed: pair)
+    monkeypatch.setattr(augmentation, "relit", lambda pair, bands, bandpass, seed: pair)
     truth = {record.id: radiometry.decode(record.sentinel.ms) for record in by_split["train"]}
     for step, (_, targets) in zip(range(1, 6), run.batches(info), strict=False):  # over several passes
         ids = run.ids(info, step)
@@ -45,7 +45,7 @@ def test_the_ids_of_a_step_are_those_of_the_patches_in_its_batch(examples, tmp_p
 
 def spoil(monkeypatch, step, what):
     """Makes the loss, with finite gradients, or only the gradients of one step NaN."""
-    penalty = Training.penalty
+    penalty = Pixelwise.penalty
 
     def spoilt(self, output, targets):
         now = self.optimizer.inner_optimizer.iterations
@@ -58,7 +58,7 @@ def spoil(monkeypatch, step, what):
         value = penalty(self, output, targets)
         return value + rubbish if what == "loss" else passed(value)
 
-    monkeypatch.setattr(Training, "penalty", spoilt)
+    monkeypatch.setattr(Pixelwise, "penalty", spoilt)
 
 
 @pytest.mark.parametrize("what", ["loss", "gradient"])

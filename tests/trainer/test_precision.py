@@ -13,7 +13,7 @@ from harmonize_tf.errors import ModelError
 from harmonize_tf.models.harmonizer import load
 from trainer import precision
 from trainer.config import Config
-from trainer.objectives import subpixel
+from trainer.objectives import pixelwise, subpixel
 
 TWO_REPLICAS = """
 import tensorflow as tf
@@ -79,7 +79,7 @@ def test_the_network_computes_in_the_type_and_all_else_in_float32(examples, name
     assert {w.dtype for w in harmonizer.weights} == {"float32"}
     inputs, targets = next(iter(config.batches(info)))
     output = harmonizer(inputs)
-    assert output.dtype == tf.float32 and subpixel.Training(harmonizer).penalty(output, targets).dtype == tf.float32
+    assert output.dtype == tf.float32 and pixelwise.Pixelwise(harmonizer).penalty(output, targets).dtype == tf.float32
     seen = harmonizer.degrade(output, inputs["landsat_valid"]).numpy()
     expected = info.bandpass.apply(inputs["landsat_ms"].numpy())
     assert np.abs(seen - expected).max() < 1e-3  # consistency holds as in float32

@@ -12,13 +12,13 @@ import tiny_examples
 from runs import ROOT, SMALL, scalars, train, weights
 
 import harmonize_tf
-from harmonize_tf import dataset, degradation, sensors
+from harmonize_tf import augmentation, dataset, degradation, sensors
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import DatasetError, FlagError, ModelError, RecordError
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import task
 from trainer.config import Config
-from trainer.objectives import subpixel
+from trainer.objectives import pixelwise, subpixel
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_training_beats_the_baseline_and_its_own_start(trained):
     errors = [value for _, value in found["rmse/validation"]]
     assert errors[-1] < errors[0] < found["rmse/validation_bandpass"][0][1]
     assert [step for step, _ in found["rmse/validation"]] == [10, 20]
-    assert found["learning_rate"][-1][1] == pytest.approx(0, abs=1e-4)
+    assert found["learning_rate/harmonizer"][-1][1] == pytest.approx(0, abs=1e-4)
 
 
 def test_what_is_left_is_complete(trained):
@@ -173,7 +173,7 @@ def test_other_constants_or_another_augmentation_do_not_continue_a_training(exam
     path.write_text(json.dumps(info))
     with pytest.raises(ModelError, match=r"There: mean=\[0\.25, .*\. Received: mean=\[0\.26, "):
         train(tmp_path / "examples", trained)
-    monkeypatch.setattr(dataset, "AUGMENTATION", dataset.AUGMENTATION + 1)
+    monkeypatch.setattr(augmentation, "VERSION", augmentation.VERSION + 1)
     with pytest.raises(ModelError, match=r"There: augmentation=2\. Received: augmentation=3"):
         train(examples, trained)
 
@@ -233,8 +233,8 @@ def objective(examples):
         "pan": False,
     }
     values |= {"consistency": "none", "batch": 2, "crop": 8, "steps": 2, "learning_rate": 1e-3}
-    config = Config.of(values | {"validate_every": 1, "seed": 0}, info)
-    return subpixel.Training(subpixel.build(config, info))
+    config = Config.of(values | {"validate_every": 1, "seed": 0}, info, subpixel.DEFAULTS, subpixel.STREAMS)
+    return pixelwise.Pixelwise(subpixel.build(config, info))
 
 
 def test_the_loss_is_the_closed_form_in_standard_deviations_of_the_bands(examples):

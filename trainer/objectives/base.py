@@ -1,10 +1,20 @@
-"""What every training method has in common: guarded steps, and validation of what will be served."""
+"""What every training method has in common: the network, guarded steps, and validation of what will be served.
+
+A method is a file beside this one, with
+
+    STREAMS     the kinds of batches that it learns from, of `dataset.KINDS`; with two, a batch is a pair of batches
+    DEFAULTS    of flags that suit methods differently
+    build       (config, info) -> a new Harmonizer
+    training    (config, harmonizer) -> its compiled `Objective`; called inside the strategy's scope
+"""
 
 import keras
 import tensorflow as tf
 
-from harmonize_tf.dataset import Tensors
+from harmonize_tf.dataset import DatasetInfo, Tensors
 from harmonize_tf.models.harmonizer import Harmonizer
+from trainer import precision
+from trainer.config import Config
 
 CLIP_NORM = 1.0
 
@@ -30,31 +40,41 @@ class Objective(keras.Model):
     Attributes:
       harmonizer: what is trained.
       served: what is validated and exported; the moving average, once there is one.
+      phase: the part of the training that `train_step` is traced for, one of those that `phase_of` names.
+      keeps_best: whether the weights that did best in validation are exported; or else the last ones.
     """
+
+    keeps_best = True
 
     def __init__(self, harmonizer: Harmonizer) -> None:
         super().__init__(name="training")
         self.harmonizer = self.served = harmonizer
         self.loss_mean, self.rmse = keras.metrics.Mean("loss"), RootMeanSquare("rmse")
-        self.built = True
+        self.phase, self.built = "", True
 
     @property
-    def optimizers(self) -> list[keras.optimizers.Optimizer]:
-        """All of them, built."""
-        return [self.optimizer]
+    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
+        """All of them by what they train, built; the Harmonizer's first."""
+        return {"harmonizer": self.optimizer}
 
     @property
     def state(self) -> dict[str, list[keras.Variable]]:
         """All that a step changes, by name."""
         return {
             "harmonizer": self.harmonizer.weights,
-            "optimizers": [variable for optimizer in self.optimizers for variable in optimizer.variables],
+            "optimizers": [variable for optimizer in self.optimizers.values() for variable in optimizer.variables],
         }
 
     @property
     def loss_scale(self) -> float:
         """The lowest of the optimizers'; below one only after a step that is not finite without any scaling."""
-        return min(float(keras.ops.convert_to_numpy(optimizer.dynamic_scale)) for optimizer in self.optimizers)
+        scales = [optimizer.dynamic_scale for optimizer in self.optimizers.values()]
+        return min(float(keras.ops.convert_to_numpy(scale)) for scale in scales)
+
+    def phase_of(self, step: int) -> str:
+        """The part of the training that a step, from 1, belongs to; the steps of each have a graph of their own."""
+        del step
+        return ""
 
     @property
     def metrics(self) -> list[keras.metrics.Metric]:
@@ -104,6 +124,60 @@ class Objective(keras.Model):
         self.loss_mean.update_state(self.penalty(output, targets), sample_weight=targets["mask"])
         self.rmse.update_state(squared_error(output, targets), sample_weight=targets["mask"])
         return {metric.name: metric.result() for metric in self.metrics}
+
+
+def build(config: Config, info: DatasetInfo, generator: str) -> Harmonizer:
+    """A new Harmonizer whose constants are the data's: statistics, published band-pass, and the blur to assume.
+
+    Args:
+      config: of the run.
+      info: the records.
+      generator: "subpixel" or "resnet".
+    """
+    landsat, sentinel = info.statistics["landsat"], info.statistics["sentinel"]
+    pan = info.statistics["pan"] if config.pan else None
+    return Harmonizer(
+        bands=info.bands,
+        level=info.level,
+        uses_pan=config.pan,
+        bandpass=info.bandpass,
+        sigma=config.blur_prior(info).sigma,
+        mean=landsat.mean,
+        std=[max(x, 1e-4) for x in sentinel.std],
+        **({"pan_mean": pan.mean[0], "pan_std": max(pan.std[0], 1e-4)} if pan else {}),
+        scale=config.scale,
+        blocks=config.blocks,
+        filters=config.filters,
+        consistency=config.consistency,
+        nir=info.nir,
+        generator=generator,
+        norm=config.norm,
+        name=config.model,
+        dtype=precision.policy(config.precision),
+    )
+
+
+def adam(config: Config) -> keras.optimizers.Optimizer:
+    """Adam; the learning rate rises over the first twentieth of the steps and falls to zero along a cosine."""
+    warmup = max(1, config.steps // 20)
+    rate = keras.optimizers.schedules.CosineDecay(
+        0.0, max(1, config.steps - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
+    )
+    return keras.optimizers.Adam(rate)
+
+
+def guarded(
+    optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable], config: Config
+) -> keras.optimizers.LossScaleOptimizer:
+    """`precision.guarded`, with its variables made: under a strategy Adam cannot make them later."""
+    made = precision.guarded(optimizer, config.precision)
+    made.build(variables)
+    return made
+
+
+def across_replicas(*parts: tf.Tensor) -> list[tf.Tensor]:
+    """The sums over all replicas of what each has."""
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(parts))
 
 
 def squared_error(output: tf.Tensor, targets: Tensors) -> tf.Tensor:

@@ -1,0 +1,77 @@
+"""What training does to patches so that a few are worth many: crops, symmetries, another light.
+
+Pairs are unbatched (inputs, targets) as `harmonize_tf.dataset` describes them.
+"""
+
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from harmonize_tf import radiometry, sensors
+from harmonize_tf.degradation import FACTOR
+
+Tensors = dict[str, tf.Tensor]
+
+PAN_FACTOR = 2  # 15 m pixels along one side of a 30 m cell
+VERSION = 2  # version of `turned` and `relit`; another one makes another training
+GAIN = 3.0  # of the augmentation, this often or a third: a summer scene has about three times a winter scene's contrast
+OFFSETS = (-0.05, 0.10)  # reflectance, of the augmentation: what haze adds to blue at the top of the atmosphere is 0.1
+
+
+def pixels_per_cell(name: str) -> int:
+    """Pixels along one side of a 30 m cell in an array of that name."""
+    return {"landsat_pan": PAN_FACTOR, "landsat_pan_valid": PAN_FACTOR}.get(
+        name, 1 if name.startswith("landsat") else FACTOR
+    )
+
+
+def cropped(pair: tuple[Tensors, Tensors], crop: int, seed: tf.Tensor) -> tuple[Tensors, Tensors]:
+    """A random window of `crop` x `crop` cells of 30 m out of a pair of unbatched dicts, the same ground in all."""
+    cells = tf.shape(pair[0]["landsat_ms"])[:2]
+    corner = tf.cast(tf.random.stateless_uniform([2], seed) * tf.cast(cells - crop + 1, tf.float32), tf.int32)
+
+    def cut(name: str, x: tf.Tensor) -> tf.Tensor:
+        factor = pixels_per_cell(name)
+        row, column = factor * corner[0], factor * corner[1]
+        window = x[row : row + factor * crop, column : column + factor * crop]
+        return tf.ensure_shape(window, [factor * crop, factor * crop, x.shape[-1]])
+
+    return tuple({name: cut(name, x) for name, x in side.items()} for side in pair)
+
+
+def turned(pair: tuple[Tensors, Tensors], seed: tf.Tensor) -> tuple[Tensors, Tensors]:
+    """A pair of unbatched dicts of square images in one of the eight symmetries of the square, drawn from the seed."""
+    symmetry = tf.random.stateless_uniform([], seed, maxval=8, dtype=tf.int32)
+    return tuple({name: symmetric(x, symmetry) for name, x in side.items()} for side in pair)
+
+
+def relit(
+    pair: tuple[Tensors, Tensors], bands: Sequence[str], bandpass: radiometry.Bandpass, seed: tf.Tensor
+) -> tuple[Tensors, Tensors]:
+    """A pair of unbatched dicts under another light: one gain for all, and an offset for each band, as haze gives.
+
+    Blur and band-pass are linear and the panchromatic band gets the offset of the bands that it covers, so that what
+    comes out is again a pair. Without it a network takes the brightness of the few scenes that it was shown for
+    granted, and draws a pattern of three rows over a brighter one.
+    """
+    draws = tf.random.stateless_uniform([len(bands) + 1], seed)
+    gain, (darkest, brightest) = GAIN ** (2 * draws[0] - 1), OFFSETS
+    offset = darkest + (brightest - darkest) * draws[1:]
+    inputs, targets = dict(pair[0]), dict(pair[1])
+    inputs["landsat_ms"] = gain * inputs["landsat_ms"] + offset
+    if "landsat_pan" in inputs:
+        weights = sensors.pan_weights()
+        inputs["landsat_pan"] = gain * inputs["landsat_pan"] + tf.add_n(
+            [weights[band] * offset[bands.index(band)] for band in weights]
+        )
+    from_sentinel = bandpass.inverse()
+    targets["sentinel_ms"] = bandpass.apply(gain * from_sentinel.apply(targets["sentinel_ms"]) + offset)
+    return inputs, targets
+
+
+def symmetric(image: tf.Tensor, symmetry: int | tf.Tensor) -> tf.Tensor:
+    """A square image [n, n, band] in symmetry 0..7: bit 0 mirrors left-right, bit 1 top-bottom, bit 2 transposes."""
+    turned = tf.cond(symmetry & 1 > 0, lambda: image[:, ::-1], lambda: image)
+    turned = tf.cond(symmetry & 2 > 0, lambda: turned[::-1], lambda: turned)
+    turned = tf.cond(symmetry & 4 > 0, lambda: tf.transpose(turned, [1, 0, 2]), lambda: turned)
+    return tf.ensure_shape(turned, image.shape)

@@ -1,0 +1,162 @@
+"""Learning from pairs, first pixel by pixel and then against a discriminator as well, which asks for sharpness.
+
+As in SRGAN and ESRGAN practice the generator is trained alone until it cannot be told from a blurred image by its
+errors any more, and the adversary's part in the loss then rises along a cosine.
+"""
+
+import math
+
+import keras
+import tensorflow as tf
+
+from harmonize_tf.dataset import Tensors
+from harmonize_tf.models.harmonizer import Harmonizer
+from trainer import precision
+from trainer.config import Config
+from trainer.discriminators import LOSSES, PatchGAN
+from trainer.objectives.base import across_replicas, adam, guarded, squared_error
+from trainer.objectives.pixelwise import Pixelwise, masked_part
+
+PRETRAINING = 0.5
+"""Share of the steps before the adversary comes in. ESRGAN (Wang et al. 2018, arXiv:1809.00219) trains 1,000,000 steps
+before 400,000 with it; OpenSR-SRGAN 20,000."""
+
+RAMP = 0.1
+"""Share of the steps over which its part in the loss then rises; a quarter of the pretraining in OpenSR-SRGAN."""
+
+BETA_1 = 0.5
+"""Of the discriminator's Adam: Radford et al. 2016 (arXiv:1511.06434), as in pix2pix and CycleGAN."""
+
+PIXELWISE = "pixelwise"
+
+
+class Adversarial(Pixelwise):
+    """The training of a Harmonizer with a discriminator that knows Sentinel-2's images.
+
+    Real and generated images are judged where `targets["mask"]` is 1, both under the same mask. The last weights are
+    exported, not those of the least error: an adversary costs error, and buys sharpness.
+
+    Args:
+      harmonizer: what is trained.
+      discriminator: built.
+      config: of the run.
+
+    Attributes:
+      discriminator: the same.
+    """
+
+    keeps_best = False
+
+    def __init__(self, harmonizer: Harmonizer, discriminator: PatchGAN, config: Config) -> None:
+        super().__init__(harmonizer)
+        self.discriminator = discriminator
+        self._judged, self._generated = LOSSES[config.gan_loss]
+        self._relative = config.gan_loss == "relativistic"
+        self._weight = config.adversarial_weight
+        self._pretraining, self._ramp = math.ceil(PRETRAINING * config.steps), math.ceil(RAMP * config.steps)
+
+    @property
+    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
+        """The Harmonizer's and the discriminator's."""
+        return super().optimizers | {"discriminator": self.discriminator_optimizer}
+
+    @property
+    def state(self) -> dict[str, list[keras.Variable]]:
+        """All that a step changes; a discriminator's spectral norms are among its weights."""
+        return super().state | {"discriminator": self.discriminator.weights}
+
+    def compile(
+        self, optimizer: keras.optimizers.Optimizer, discriminator_optimizer: keras.optimizers.Optimizer
+    ) -> None:
+        """Takes both optimizers, built."""
+        super().compile(optimizer=optimizer)
+        self.discriminator_optimizer = discriminator_optimizer
+
+    def phase_of(self, step: int) -> str:
+        """Alone, or with the adversary."""
+        return PIXELWISE if step <= self._pretraining else ""
+
+    def train_step(self, batch: tuple[Tensors, Tensors]) -> dict[str, tf.Tensor]:
+        """One step of both networks; "loss" is what the Harmonizer's step makes smaller."""
+        if self.phase == PIXELWISE:
+            return super().train_step(batch)
+        inputs, targets = batch
+        mask, variables = targets["mask"], self.harmonizer.trainable_variables
+        real = self._standardized(targets["sentinel_ms"])
+        weight = self.discriminator.weight(mask)
+        with tf.GradientTape() as tape:
+            output = self.harmonizer(inputs, training=True)
+            fake = self._standardized(output)
+            pixel = masked_part(self.penalty(output, targets), mask)
+            if self._relative:
+                verdicts = tf.split(self._judge(real, fake, mask, training=False), 2)
+            else:  # least squares and hinge do not ask about real images
+                verdicts = None, self.discriminator(fake, mask, training=False)
+            adversarial = self._generated(*verdicts, weight, weight)
+            loss = pixel + self._ramped() * adversarial
+            scaled = self.optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, variables)
+        squared = masked_part(squared_error(output, targets), mask)
+        loss, pixel, adversarial, squared = across_replicas(loss, pixel, adversarial, squared)
+        norm = self.apply(self.optimizer, loss, gradients, variables)
+        judged, its_norm = self._train_discriminator(real, tf.stop_gradient(fake), mask, weight)
+        return {
+            "loss": loss,
+            "rmse": tf.sqrt(squared),
+            "pixel_loss": pixel,
+            "adversarial_loss": adversarial,
+            "discriminator_loss": judged,
+            "gradient_norm": norm,
+            "gradient_norm_discriminator": its_norm,
+        }
+
+    def _train_discriminator(
+        self, real: tf.Tensor, fake: tf.Tensor, mask: tf.Tensor, weight: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        variables = self.discriminator.trainable_variables
+        with tf.GradientTape() as tape:
+            loss = self._judged(*tf.split(self._judge(real, fake, mask, training=True), 2), weight, weight)
+            scaled = self.discriminator_optimizer.scale_loss(loss)
+        gradients = tape.gradient(scaled, variables)
+        (loss,) = across_replicas(loss)
+        return loss, self.apply(self.discriminator_optimizer, loss, gradients, variables)
+
+    def _judge(self, real: tf.Tensor, fake: tf.Tensor, mask: tf.Tensor, training: bool) -> tf.Tensor:
+        """The verdicts on both, [2 batch, h', w', 1]: in one batch, since each pass in training renews the norms."""
+        both = tf.concat([real, fake], 0), tf.concat([mask, mask], 0)
+        return self.discriminator(*both, training=training)
+
+    def _standardized(self, image: tf.Tensor) -> tf.Tensor:
+        return (image - tf.constant(self.harmonizer.mean)) / tf.constant(self.harmonizer.std)
+
+    def _ramped(self) -> tf.Tensor:
+        """What the adversary's loss counts in this step."""
+        done = tf.cast(self.optimizer.iterations, tf.float32) - self._pretraining
+        return self._weight * 0.5 * (1.0 - tf.cos(math.pi * tf.clip_by_value(done / self._ramp, 0.0, 1.0)))
+
+
+def training(config: Config, harmonizer: Harmonizer) -> Adversarial:
+    """The training of a Harmonizer as the flags say; call it inside the strategy's scope."""
+    model = Adversarial(harmonizer, discriminator(config, harmonizer), config)
+    compile_both(model, config)
+    return model
+
+
+def discriminator(config: Config, harmonizer: Harmonizer) -> PatchGAN:
+    """A new one for the Harmonizer's bands, as wide as its network."""
+    made = PatchGAN(len(harmonizer.bands), filters=config.filters, dtype=precision.policy(config.precision))
+    made.build()
+    return made
+
+
+def compile_both(model: Adversarial, config: Config) -> None:
+    """Gives it Adam for both networks."""
+    alternating = keras.optimizers.Adam(config.learning_rate * DISCRIMINATOR_RATE, beta_1=BETA_1)
+    model.compile(
+        guarded(adam(config), model.harmonizer.trainable_variables, config),
+        guarded(alternating, model.discriminator.trainable_variables, config),
+    )
+
+
+DISCRIMINATOR_RATE = 0.5
+"""The discriminator's learning rate, against the Harmonizer's peak."""
