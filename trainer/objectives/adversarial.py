@@ -39,13 +39,11 @@ class Adversarial(Pixelwise):
     Args:
       harmonizer: what is trained.
       discriminator: built.
-      config: of the run.
+      config: of the run; where it wants no adversary all of it is the pretraining.
 
     Attributes:
       discriminator: the same.
     """
-
-    keeps_best = False
 
     def __init__(self, harmonizer: Harmonizer, discriminator: PatchGAN, config: Config) -> None:
         super().__init__(harmonizer)
@@ -53,7 +51,9 @@ class Adversarial(Pixelwise):
         self._judged, self._generated = LOSSES[config.gan_loss]
         self._relative = config.gan_loss == "relativistic"
         self._weight = config.adversarial_weight
-        self._pretraining, self._ramp = math.ceil(PRETRAINING * config.steps), math.ceil(RAMP * config.steps)
+        self.keeps_best = not config.adversarial
+        self._pretraining = math.ceil(PRETRAINING * config.steps) if config.adversarial else config.steps
+        self._ramp = math.ceil(RAMP * config.steps)
 
     @property
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
