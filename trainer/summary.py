@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 import harmonize_tf
-from harmonize_tf.metrics.fidelity import Fidelity
 from trainer.checkpoints import Ledger
 from trainer.config import Config
+from trainer.evaluate import Figures
 
 FILE = "summary.json"
 
 
 def write(
-    config: Config, ledger: Ledger, validation: Mapping[str, Fidelity], replicas: int, flags: Mapping[str, Any]
+    config: Config, ledger: Ledger, validation: Mapping[str, Figures], replicas: int, flags: Mapping[str, Any]
 ) -> pathlib.Path:
     """Writes it aside and renames it.
 

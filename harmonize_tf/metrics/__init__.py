@@ -1,1 +1,1 @@
-"""Metrics: fidelity, consistency, sharpness, hallucination."""
+"""Metrics: fidelity, sharpness, distribution, consistency."""

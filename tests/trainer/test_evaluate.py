@@ -5,9 +5,12 @@ import numpy as np
 import pytest
 import tiny_examples
 
-from harmonize_tf import radiometry, sensors
+from harmonize_tf import degradation, radiometry, sensors
 from harmonize_tf.errors import ModelError, RecordError
+from harmonize_tf.metrics.consistency import ConsistencyMeter
+from harmonize_tf.metrics.distribution import DistributionMeter
 from harmonize_tf.metrics.fidelity import FidelityMeter
+from harmonize_tf.metrics.sharpness import SharpnessMeter
 from harmonize_tf.models.baselines import BASELINES
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import evaluate
@@ -52,28 +55,56 @@ def test_all_baselines_and_models_are_measured(evaluation):
 
 
 def test_figures_are_those_of_the_records_read_without_tensorflow(examples, evaluation):
-    model = harmonizer()
-    meter = FidelityMeter(tiny_examples.BANDS)
-    for record in examples[1]["test"]:
+    model, bands = harmonizer(), tiny_examples.BANDS
+    fidelity, sharpness, distribution = FidelityMeter(bands), SharpnessMeter(bands), DistributionMeter(bands)
+    for record in tiny_examples.in_reading_order(examples[1], "test"):
         inputs = {
             "landsat_ms": radiometry.decode(record.landsat.ms)[None],
             "landsat_valid": np.ones((1, tiny_examples.CELLS, tiny_examples.CELLS, 1), np.float32),
             "landsat_pan": radiometry.decode(record.landsat.pan)[None],
         }
-        meter.update(radiometry.decode(record.sentinel.ms), model(inputs).numpy()[0], record.sentinel.valid)
-    expected = meter.result().to_dict()
-    found = evaluation["models"]["subpixel"]
+        truth, output, mask = radiometry.decode(record.sentinel.ms), model(inputs).numpy()[0], record.sentinel.valid
+        fidelity.update(truth, output, mask)
+        sharpness.update(truth, output, mask)
+        distribution.update_reference(truth, mask)
+        distribution.update_prediction(output, mask)
+    found, expected = evaluation["models"]["subpixel"], fidelity.result().to_dict()
     assert found["pixels"] == expected["pixels"]
     for name in ("rmse_all", "psnr", "ssim", "sam", "ergas"):
         assert found[name] == pytest.approx(expected[name], rel=1e-4)
+    for name, meter in {"sharpness": sharpness, "distribution": distribution}.items():
+        for figure, value in meter.result().to_dict().items():
+            assert found[name][figure] == pytest.approx(value, rel=1e-2, abs=1e-6), figure
 
 
-def test_the_table_names_models_figures_and_bands(examples, tmp_path, capsys):
+def test_a_model_is_held_to_the_blur_that_it_assumes_and_a_baseline_to_the_published_one(examples, evaluation):
+    found = {name: figures["consistency"] for name, figures in evaluation["models"].items()}
+    # The last batch is filled up with a patch that counts nowhere.
+    assert {c["cells"] for c in found.values()} == {len(examples[1]["test"]) * tiny_examples.CELLS**2}
+    assert found["subpixel"]["largest"] < 1e-3 < found["bicubic"]["rms_all"]
+    sigma = degradation.pair_grid_sigma(sensors.blur_sigma(tiny_examples.BANDS))
+    meter = ConsistencyMeter(tiny_examples.BANDS, sigma)
+    for record in examples[1]["test"]:
+        ms = radiometry.decode(record.landsat.ms)
+        meter.update(ms.repeat(3, 0).repeat(3, 1), ms, record.landsat.valid)
+    assert found["nearest"]["rms"] == pytest.approx(meter.result().to_dict()["rms"], rel=1e-4)
+
+
+def test_baselines_are_blurred_and_without_checkerboard(evaluation):
+    baselines = {name: evaluation["models"][name]["sharpness"] for name in BASELINES}
+    assert baselines["bicubic"]["ratio_all"] < 0.5
+    assert baselines["bicubic"]["coherence_all"] < baselines["pansharpen"]["coherence_all"]
+    assert all(s["checkerboard"]["3"] < 0.01 for s in baselines.values())
+
+
+def test_the_tables_name_models_figures_and_bands(examples, tmp_path, capsys):
     evaluate.main([f"--data={examples[0]}", f"--out={tmp_path}"])
-    head, _, *rows = capsys.readouterr().out.splitlines()
-    assert head.split() == ["RMSE", "PSNR", "SSIM", "SAM", "ERGAS", *tiny_examples.BANDS]
-    assert [row.split()[0] for row in rows] == list(BASELINES)
-    assert len({len(row) for row in rows}) == 1
+    tables = [table.splitlines() for table in capsys.readouterr().out.strip("\n").split("\n\n")]
+    assert tables[0][0].split() == ["RMSE", "PSNR", "SSIM", "SAM", "ERGAS", *tiny_examples.BANDS]
+    assert tables[1][0].split()[:6] == ["sharpness", "coherence", "checkerboard", "comb", "spectra", "texture"]
+    for table in tables:
+        assert [row.split()[0] for row in table[2:]] == list(BASELINES)
+        assert len({len(row) for row in table}) == 1
 
 
 def test_a_model_for_other_data_is_refused(examples, tmp_path):
