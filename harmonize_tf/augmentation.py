@@ -52,7 +52,8 @@ def relit(
 
     Blur and band-pass are linear and the panchromatic band gets the offset of the bands that it covers, so that what
     comes out is again a pair. Without it a network takes the brightness of the few scenes that it was shown for
-    granted, and draws a pattern of three rows over a brighter one.
+    granted, and draws a pattern of three rows over a brighter one. The targets say what the light was, so that
+    `by_daylight` takes it back.
     """
     draws = tf.random.stateless_uniform([len(bands) + 1], seed)
     gain, (darkest, brightest) = GAIN ** (2 * draws[0] - 1), OFFSETS
@@ -66,7 +67,16 @@ def relit(
         )
     from_sentinel = bandpass.inverse()
     targets["sentinel_ms"] = bandpass.apply(gain * from_sentinel.apply(targets["sentinel_ms"]) + offset)
-    return inputs, targets
+    return inputs, targets | {
+        "gain": gain[None, None, None],
+        "offset": (bandpass.apply(offset) - gain * bandpass.offset)[None, None],
+    }
+
+
+def by_daylight(image: tf.Tensor, targets: Tensors) -> tf.Tensor:
+    """An image under the light that `relit` put `targets` in, [batch, h, w, band], back under its own.
+    """
+    return (image - targets["offset"]) / targets["gain"] if "gain" in targets else image
 
 
 def symmetric(image: tf.Tensor, symmetry: int | tf.Tensor) -> tf.Tensor:

@@ -9,7 +9,7 @@ import math
 import keras
 import tensorflow as tf
 
-from harmonize_tf.dataset import Tensors
+from harmonize_tf.augmentation import Tensors, by_daylight
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import precision
 from trainer.config import Config
@@ -26,6 +26,9 @@ RAMP = 0.1
 
 BETA_1 = 0.5
 """Of the discriminator's Adam: Radford et al. 2016 (arXiv:1511.06434), as in pix2pix and CycleGAN."""
+
+DISCRIMINATOR_RATE = 2e-4
+"""Its learning rate: pix2pix's and CycleGAN's."""
 
 PIXELWISE = "pixelwise"
 
@@ -82,11 +85,11 @@ class Adversarial(Pixelwise):
             return super().train_step(batch)
         inputs, targets = batch
         mask, variables = targets["mask"], self.harmonizer.trainable_variables
-        real = self._standardized(targets["sentinel_ms"])
+        real = self._standardized(targets["sentinel_ms"], targets)
         weight = self.discriminator.weight(mask)
         with tf.GradientTape() as tape:
             output = self.harmonizer(inputs, training=True)
-            fake = self._standardized(output)
+            fake = self._standardized(output, targets)
             pixel = masked_part(self.penalty(output, targets), mask)
             if self._relative:
                 verdicts = tf.split(self._judge(real, fake, mask, training=False), 2)
@@ -126,8 +129,9 @@ class Adversarial(Pixelwise):
         both = tf.concat([real, fake], 0), tf.concat([mask, mask], 0)
         return self.discriminator(*both, training=training)
 
-    def _standardized(self, image: tf.Tensor) -> tf.Tensor:
-        return (image - tf.constant(self.harmonizer.mean)) / tf.constant(self.harmonizer.std)
+    def _standardized(self, image: tf.Tensor, targets: Tensors) -> tf.Tensor:
+        """What the discriminator is shown: by daylight, since it is to know ground and not lamps."""
+        return (by_daylight(image, targets) - tf.constant(self.harmonizer.mean)) / tf.constant(self.harmonizer.std)
 
     def _ramped(self) -> tf.Tensor:
         """What the adversary's loss counts in this step."""
@@ -151,12 +155,8 @@ def discriminator(config: Config, harmonizer: Harmonizer) -> PatchGAN:
 
 def compile_both(model: Adversarial, config: Config) -> None:
     """Gives it Adam for both networks."""
-    alternating = keras.optimizers.Adam(config.learning_rate * DISCRIMINATOR_RATE, beta_1=BETA_1)
+    alternating = keras.optimizers.Adam(DISCRIMINATOR_RATE, beta_1=BETA_1)
     model.compile(
         guarded(adam(config), model.harmonizer.trainable_variables, config),
         guarded(alternating, model.discriminator.trainable_variables, config),
     )
-
-
-DISCRIMINATOR_RATE = 0.5
-"""The discriminator's learning rate, against the Harmonizer's peak."""

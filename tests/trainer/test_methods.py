@@ -1,0 +1,114 @@
+"""What holds for every training method alike."""
+
+import dataclasses
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import runs
+import tiny_examples
+
+from trainer import checkpoints, task
+
+ADVERSARIAL = ["subpixel --adversarial", "gan", "gan --gan_loss=relativistic", "harmonizer", "gan --noadversarial"]
+STEPS, EVERY = 8, 4  # the adversary comes in after the fourth
+
+
+def argv(data, model_dir, method):
+    name, *more = method.split()
+    flags = runs.flags(data, model_dir, f"--model={name}", *more, steps=STEPS, every=EVERY)
+    return [*flags, "--crop=16", "--filters=4"]
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """Half of the ground is masked in every other patch, so that replicas hold unequal numbers of valid pixels."""
+
+    def masked(record):
+        valid = record.sentinel.valid.copy()
+        valid[:, 20 if int(record.id[5:]) % 2 else 48 :] = 0
+        return dataclasses.replace(record, sentinel=dataclasses.replace(record.sentinel, valid=valid))
+
+    directory = tmp_path_factory.mktemp("run") / "examples"
+    tiny_examples.write(directory, change=masked)
+    return directory
+
+
+@pytest.fixture(scope="module")
+def undisturbed(examples, tmp_path_factory):
+    """Trains by a method in one go, once for all tests; returns where."""
+    done = {}
+
+    def trained(method):
+        if method not in done:
+            done[method] = tmp_path_factory.mktemp("undisturbed")
+            task.main(argv(examples, done[method], method))
+        return done[method]
+
+    return trained
+
+
+def everything(model_dir):
+    """All of the last state by name: networks, optimizers, average."""
+    reader = runs.tf.train.load_checkpoint(str(model_dir / "checkpoints"))
+    names = [name for name in reader.get_variable_to_shape_map() if "ledger" not in name and "save_counter" not in name]
+    return {name: reader.get_tensor(name) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"}
+
+
+class Killed(BaseException):
+    """Not even a HarmonizeError's `except` sees it."""
+
+
+@pytest.mark.parametrize("method", ADVERSARIAL)
+@pytest.mark.parametrize("step", [2, 6])
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(
+    examples, undisturbed, tmp_path, monkeypatch, method, step
+):
+    """In the pretraining, and with the adversary in it."""
+    counted = task.Progress.on_train_batch_end
+
+    def killed(self, batch, logs=None):
+        if batch == step + 1:
+            raise Killed
+        counted(self, batch, logs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoints, "SAVE_SECONDS", 0)
+        patch.setattr(task.Progress, "on_train_batch_end", killed)
+        task.main(argv(examples, tmp_path, method))
+    task.main(argv(examples, tmp_path, method))
+    whole, resumed = everything(undisturbed(method)), everything(tmp_path)
+    assert whole.keys() == resumed.keys() and len(whole) > 20
+    for name, values in whole.items():
+        np.testing.assert_array_equal(resumed[name], values, err_msg=name)
+    logged, again = (runs.scalars(d) for d in (undisturbed(method), tmp_path))
+    for name in logged:
+        if name != "examples_per_second":
+            assert dict(again[name]).items() >= {s: v for s, v in logged[name] if s > step}.items(), name
+
+
+TWO_REPLICAS = """
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from trainer import task
+assert task.replicas().num_replicas_in_sync == 2
+task.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.parametrize("method", ["subpixel", *ADVERSARIAL[:-1]])
+def test_two_replicas_train_the_same_model_as_one(examples, undisturbed, tmp_path, method):
+    command = [sys.executable, "-c", TWO_REPLICAS, *argv(examples, tmp_path, method)]
+    done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = everything(undisturbed(method)), everything(tmp_path)
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        np.testing.assert_allclose(two[name], values, atol=1e-5, err_msg=name)
+    logged, again = runs.scalars(undisturbed(method)), runs.scalars(tmp_path)
+    for name in logged:
+        if name != "examples_per_second":
+            np.testing.assert_allclose(again[name], logged[name], atol=1e-5, err_msg=name)
