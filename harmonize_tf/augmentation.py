@@ -74,8 +74,7 @@ def relit(
 
 
 def by_daylight(image: tf.Tensor, targets: Tensors) -> tf.Tensor:
-    """An image under the light that `relit` put `targets` in, [batch, h, w, band], back under its own.
-    """
+    """An image under the light that `relit` put `targets` in, [batch, h, w, band], back under its own."""
     return (image - targets["offset"]) / targets["gain"] if "gain" in targets else image
 
 

@@ -193,6 +193,7 @@ def training(
     The kinds are
 
         paired      what both sensors saw of a place, aligned to 30 m cells, under many lights
+        natural     the same under its own light
         degraded    Sentinel-2's patches and what Landsat would have seen (`synthesis`), under many lights
         unpaired    Landsat's patches and Sentinel-2's, each in an order of its own, as they are. The inputs hold
                     landsat_clear [batch, h, w, 1] too, and mask is Sentinel-2's alone: 1 = clear ground
@@ -258,6 +259,16 @@ def _paired_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | Non
     return made
 
 
+def _natural_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | None) -> Maker:
+    del blur
+
+    def made(serialized: tf.Tensor, seed: Sequence[Any]) -> tuple[Tensors, Tensors]:
+        where, which = tf.unstack(tf.random.experimental.stateless_split(seed, 2))
+        return augmentation.turned(augmentation.cropped(_pair(info, serialized, pan), crop, where), which)
+
+    return made
+
+
 def _degraded_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | None) -> Maker:
     synthesis = Synthesis(info.bands, info.bandpass, blur, crop, pan)
 
@@ -286,6 +297,7 @@ def _unpaired_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | N
 
 KINDS: Mapping[str, Callable[[DatasetInfo, int, bool, BlurPrior | None], Maker]] = {
     "paired": _paired_crops,
+    "natural": _natural_crops,
     "degraded": _degraded_crops,
     "unpaired": _unpaired_crops,
 }
@@ -295,7 +307,7 @@ KINDS: Mapping[str, Callable[[DatasetInfo, int, bool, BlurPrior | None], Maker]]
 def _seeds(kind: str, seed: int) -> tuple[int, ...]:
     """Those of the orders in which the records come, one for each stream."""
     apart = 7_368_787  # a prime; any number does that no other seed is likely to differ by
-    return (seed, seed + apart) if kind == "unpaired" else (seed,)
+    return {"unpaired": (seed, seed + apart), "degraded": (seed + apart,)}.get(kind, (seed,))
 
 
 def _shuffled(info: DatasetInfo, split: str, seed: int, start: int) -> tf.data.Dataset:

@@ -241,3 +241,16 @@ def test_another_light_leaves_a_pair_a_pair():
         np.testing.assert_allclose(targets["sentinel_ms"], bandpass.apply(seen.repeat(3, 0).repeat(3, 1)), atol=1e-5)
     gains = [float(np.ptp(inputs["landsat_pan"]) / np.ptp(pan)) for inputs, _ in lights]
     assert 1 / 3 <= min(gains) < 0.7 and 1.5 < max(gains) <= 3.0
+
+
+def test_daylight_takes_another_light_back():
+    bands = ("blue", "green", "red")
+    bandpass = radiometry.landsat_to_sentinel(bands, "sr", "SENTINEL_2A")
+    truth = np.random.default_rng(0).uniform(0, 0.4, (3, 3, 3)).astype(np.float32)
+    pair = ({"landsat_ms": np.zeros((1, 1, 3), np.float32)}, {"sentinel_ms": truth})
+    for seed in range(10):
+        _, targets = augmentation.relit(pair, bands, bandpass, [seed, 0])
+        batch = {name: x[None] for name, x in targets.items()}
+        assert np.abs(batch["sentinel_ms"] - truth).max() > 1e-3
+        np.testing.assert_allclose(augmentation.by_daylight(batch["sentinel_ms"], batch)[0], truth, atol=2e-6)
+    np.testing.assert_array_equal(augmentation.by_daylight(truth, {"sentinel_ms": truth}), truth)

@@ -97,14 +97,15 @@ class Summaries(keras.callbacks.Callback):
         scalars = {
             "loss/train": logs["loss"],
             "loss/validation": logs["val_loss"],
-            "rmse/train": logs["rmse"],
             "rmse/validation": logs["val_rmse"],
             "rmse/validation_bandpass": self._baseline,
             "rmse/validation_over_bandpass": logs["val_rmse"] / self._baseline,
             "examples_per_second": self._batch * self._counted / max(self._last - self._begin, 1e-9),
         }
-        rates = {name: float(optimizer.learning_rate) for name, optimizer in self.model.optimizers.items()}
-        scalars |= {f"learning_rate/{name}": rate for name, rate in rates.items()}
+        if "rmse" in logs:  # there is none without pairs
+            scalars["rmse/train"] = logs["rmse"]
+        for name, optimizer in self.model.optimizers.items():
+            scalars[f"learning_rate/{name}"] = float(tf.convert_to_tensor(optimizer.learning_rate))
         others = (name for name in logs if name not in ("loss", "rmse") and not name.startswith("val_"))
         scalars |= {f"train/{name}": logs[name] for name in others}
         with self._writer.as_default(epoch):

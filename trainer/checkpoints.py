@@ -10,8 +10,12 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from harmonize_tf.errors import ModelError
 from harmonize_tf.models.harmonizer import Harmonizer
+from trainer.workers import Workers
 
+FOLDER = "checkpoints"
+KEPT = 2  # states: workers that were killed while they saved have the one before in common
 SAVE_SECONDS = 300.0
 """The most that a kill can cost, beyond one step: between validations, this long after the last save is the next."""
 
@@ -70,25 +74,32 @@ class Checkpoints:
     list nor the optimizer inside `LossScaleOptimizer`.
 
     Args:
-      directory: RUN/training/checkpoints; the newest state in it is restored right away.
+      model_dir: RUN/training; the newest state that all workers have is restored right away.
       state: all variables that a step changes, by name.
       served: the Harmonizer that is validated and exported; its weights are saved too.
+      workers: who trains together; each saves a state of its own, at the same steps.
 
     Attributes:
       ledger: the state that is no variable.
     """
 
     def __init__(
-        self, directory: pathlib.Path, state: Mapping[str, Sequence[keras.Variable]], served: Harmonizer
+        self,
+        model_dir: pathlib.Path,
+        state: Mapping[str, Sequence[keras.Variable | tf.Variable]],
+        served: Harmonizer,
+        workers: Workers,
     ) -> None:
-        self.ledger, self._served = Ledger(), served
-        self._best_weights = directory / "best.weights.h5"
+        self.ledger, self._served, self._workers = Ledger(), served, workers
+        self._best_weights = model_dir / FOLDER / "best.weights.h5"
         variables = {**state, "served": served.weights}
-        lists = {name: [variable.value for variable in listed] for name, listed in variables.items()}
+        lists = {name: [_plain(variable) for variable in listed] for name, listed in variables.items()}
         checkpoint = tf.train.Checkpoint(**lists, ledger=self.ledger)
-        self._manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=2)
-        if self._manager.latest_checkpoint:
-            checkpoint.restore(self._manager.latest_checkpoint).assert_existing_objects_matched()
+        directory = workers.home(model_dir) / FOLDER
+        newest = _newest(directory, model_dir / FOLDER, workers)
+        self._manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=KEPT)
+        if newest:
+            checkpoint.restore(newest).assert_existing_objects_matched()
         self._saved = self.ledger.step
         self._saved_at = time.monotonic()
 
@@ -111,12 +122,66 @@ class Checkpoints:
         """
         if anyhow or rmse < self.ledger.best:
             self.ledger.best, self.ledger.best_step = rmse, self.ledger.step
-            aside = self._best_weights.with_name("writing.weights.h5")
-            aside.parent.mkdir(parents=True, exist_ok=True)
-            self._served.save_weights(aside)
-            aside.rename(self._best_weights)
+            if self._workers.chief:
+                self._keep_best()
         self.save()
+
+    def _keep_best(self) -> None:
+        aside = self._best_weights.with_name("writing.weights.h5")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        self._served.save_weights(aside)
+        aside.rename(self._best_weights)
 
     def load_best(self) -> None:
         """Puts the best weights into the served Harmonizer."""
         self._served.load_weights(self._best_weights)
+
+
+def _plain(variable: keras.Variable | tf.Variable) -> tf.Variable:
+    return variable.value if isinstance(variable, keras.Variable) else variable
+
+
+def _newest(directory: pathlib.Path, chiefs: pathlib.Path, workers: Workers) -> str | None:
+    """The path of the state to go on from, of the newest step that all workers have; newer ones are forgotten.
+
+    A worker that has none in common with the others, as it is new or its folder is lost, takes the chief's.
+
+    Raises:
+      ModelError: there are states, none of them of a step that all have.
+    """
+    own, seen = _states(directory), _states(chiefs)
+    steps: set[int] = set()
+    for states in (own, seen | own):
+        listed = [*states][-2 * KEPT :]
+        found = workers.gathered(*listed, *[-1] * (2 * KEPT - len(listed)))
+        steps |= set(found.ravel()) - {-1}
+        if common := set.intersection(*map(set, found)) - {-1}:
+            _forget(directory, own, max(common))
+            return states[max(common)]
+    if steps:
+        raise ModelError(
+            f"the workers have no state in common to go on from; put --model_dir on a disk that all share, or copy "
+            f"worker 0's there, or take another. Received: on worker {workers.number} of {workers.count} steps "
+            f"{sorted(own)} in {directory}"
+        )
+    return None
+
+
+def _states(directory: pathlib.Path) -> dict[int, str]:
+    """Paths of a folder's states by their steps, in order."""
+    found = tf.train.get_checkpoint_state(str(directory))
+    paths = found.all_model_checkpoint_paths if found else ()
+    return dict(sorted((int(path.rpartition("-")[2]), path) for path in paths))
+
+
+def _forget(directory: pathlib.Path, states: Mapping[int, str], last: int) -> None:
+    """Deletes the states after a step, of which `CheckpointManager` would believe that they are older than the next."""
+    kept = [path for step, path in states.items() if step <= last]
+    if len(kept) < len(states):
+        if kept:
+            tf.train.update_checkpoint_state(str(directory), kept[-1], kept)
+        else:
+            (directory / "checkpoint").unlink()
+        for path in set(states.values()) - set(kept):
+            for file in directory.glob(f"{pathlib.Path(path).name}.*"):
+                file.unlink()

@@ -13,6 +13,7 @@ from trainer.config import Config
 from trainer.ema import Average
 from trainer.objectives.base import Objective
 from trainer.stop import Stop
+from trainer.workers import Workers
 
 Batches = tf.data.Dataset
 
@@ -23,10 +24,11 @@ def run(
     average: Average,
     checkpoints: Checkpoints,
     batches: Batches,
-    validation: Batches,
+    validate: Callable[[], dict[str, float]],
     callbacks: Sequence[keras.callbacks.Callback],
     stop: Stop,
     ids: Callable[[int], list[str]],
+    workers: Workers,
 ) -> None:
     """Trains from the restored state on until `config.steps` are done. How a training was cut up leaves no trace in it.
 
@@ -38,18 +40,19 @@ def run(
       model: compiled, its optimizers built.
       average: of its Harmonizer's weights.
       checkpoints: the state, restored.
-      batches: training batches from the state's step on.
-      validation: validation batches.
+      batches: this worker's training batches from the state's step on.
+      validate: from `validation`.
       callbacks: told of every step (`on_train_batch_end`) and every finished round (`on_epoch_end`).
       stop: asked after every step.
       ids: of the records in the batch of a step, for naming them.
+      workers: who trains together; all end after the same step.
 
     Raises:
       ModelError: the training diverged.
       SystemExit: a signal ended it; the state is saved.
     """
     ledger = checkpoints.ledger
-    iterator, train_step = iter(model.distribute_strategy.experimental_distribute_dataset(batches)), _train_step(model)
+    iterator, train_step = iter(workers.distributed(batches)), _train_step(model)
     for callback in callbacks:
         callback.set_model(model)
     try:
@@ -65,10 +68,11 @@ def run(
                 for callback in callbacks:
                     callback.on_train_batch_end(ledger.step, logs)
                 if ledger.step % config.validate_every == 0 or ledger.step == config.steps:
-                    _end_round(config, model, checkpoints, validation, callbacks)
-                elif stop.requested or checkpoints.overdue:
+                    _end_round(config, model, checkpoints, validate, callbacks)
+                stopping, overdue = workers.any(stop.requested, checkpoints.overdue)
+                if stopping or overdue:
                     checkpoints.save()
-                if stop.requested:
+                if stopping:
                     stop.leave()
     finally:
         for callback in callbacks:
@@ -82,22 +86,48 @@ def _train_step(model: Objective) -> Callable[[Iterator, int], dict[str, float]]
         phase = model.phase_of(number)
         if phase not in functions:
             model.phase = phase
-            model.make_train_function(force=True)  # Keras's: distributed, and compiled where that is of use
-            functions[phase] = model.train_function
+            functions[phase] = _on_replicas(model, model.train_step)
         return {name: float(value) for name, value in functions[phase](iterator).items()}
 
     return step
+
+
+def validation(model: Objective, batches: Batches, workers: Workers) -> Callable[[], dict[str, float]]:
+    """Makes a function that returns the model's metrics over this worker's and all other workers' batches."""
+    test_step, distributed = _on_replicas(model, model.test_step), workers.distributed(batches)
+
+    def validate() -> dict[str, float]:
+        for metric in model.metrics:
+            metric.reset_state()
+        iterator = iter(distributed)
+        for _ in range(int(batches.cardinality())):
+            test_step(iterator)
+        return {metric.name: float(metric.result()) for metric in model.metrics}
+
+    return validate
+
+
+def _on_replicas(model: Objective, step: Callable[[tuple], dict[str, tf.Tensor]]) -> Callable[[Iterator], dict]:
+    """A step with an iterator's next batch on every replica. Keras's own cannot hand scalars over between workers."""
+    strategy = model.distribute_strategy
+
+    @tf.function(reduce_retracing=True, jit_compile=model.jit_compile)
+    def run(batch: tuple) -> dict[str, tf.Tensor]:
+        logs = strategy.run(step, (batch,))
+        return {name: strategy.experimental_local_results(value)[0] for name, value in logs.items()}
+
+    return tf.function(lambda iterator: run(next(iterator)))
 
 
 def _end_round(
     config: Config,
     model: Objective,
     checkpoints: Checkpoints,
-    validation: Batches,
+    validate: Callable[[], dict[str, float]],
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> None:
     ledger = checkpoints.ledger
-    found = model.evaluate(validation, verbose=0, return_dict=True)
+    found = validate()
     if not math.isfinite(found["rmse"]):
         raise _diverged(config, ledger.step, f"validation RMSE {found['rmse']}")
     logs = ledger.close_round() | {f"val_{name}": value for name, value in found.items()}

@@ -45,6 +45,17 @@ class Stop:
         finally:
             self._deferred = False
 
+    @contextlib.contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within it a signal simply ends the program: while TensorFlow waits for something, no handler is called."""
+        for number in self._before:
+            signal.signal(number, signal.SIG_DFL)
+        try:
+            yield
+        finally:
+            for number in self._before:
+                signal.signal(number, self._receive)
+
     def leave(self) -> None:
         """Ends the program, with the status that shells give to one that the signal ended.
 
@@ -52,7 +63,7 @@ class Stop:
           SystemExit: always.
         """
         print("stopped; run the same command again to go on", file=sys.stderr)
-        raise SystemExit(128 + self._received)
+        raise SystemExit(128 + (self._received or signal.SIGTERM))  # none where another worker was told to stop
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         again, self._received = self.requested, number

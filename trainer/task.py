@@ -30,11 +30,12 @@ from trainer.checkpoints import Checkpoints
 from trainer.config import Config
 from trainer.discriminators import LOSSES
 from trainer.ema import Average
-from trainer.objectives import gan, harmonizer, subpixel
+from trainer.objectives import cyclegan, gan, harmonizer, subpixel
 from trainer.precision import PRECISIONS
 from trainer.stop import Stop
+from trainer.workers import STRATEGIES, Workers, place
 
-OBJECTIVES = {"subpixel": subpixel, "gan": gan, "harmonizer": harmonizer}
+OBJECTIVES = {"subpixel": subpixel, "gan": gan, "cyclegan": cyclegan, "harmonizer": harmonizer}
 
 FLAGS = flags.FlagValues()
 _BY_METHOD = "Default: the method's."
@@ -86,6 +87,11 @@ flags.DEFINE_enum(
     "What the network computes with; losses, weights and the exported model are float32. auto: bfloat16 where the "
     "hardware has it, which is faster and a little less exact.", flag_values=FLAGS,
 )  # fmt: skip
+flags.DEFINE_enum(
+    "strategy", "auto", STRATEGIES,
+    "auto: all GPUs of this machine; multiworker: those of all machines that TF_CONFIG names, see docs/training.md.",
+    flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_boolean(
     "overwrite", False, "Delete a training with other data or another network in --model_dir.", flag_values=FLAGS
 )
@@ -107,66 +113,84 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _main(stop: Stop) -> None:
     info = DatasetInfo.load(FLAGS.data)
     objective = OBJECTIVES[FLAGS.model]
-    config = Config.of(FLAGS.flag_values_dict(), info, objective.DEFAULTS, objective.STREAMS)
+    worker = place(FLAGS.strategy)
+    config = Config.of(FLAGS.flag_values_dict(), info, objective.DEFAULTS, objective.STREAMS, worker)
     for name in ("precision", *objective.DEFAULTS):
         setattr(FLAGS, name, getattr(config, name))  # so that flags.txt repeats it anywhere
-    strategy = replicas()
-    if config.batch % strategy.num_replicas_in_sync:
+    with stop.at_once():
+        workers = Workers(worker)
+    with workers.losses_named():
+        _with(workers, config, info, stop)
+
+
+def _with(workers: Workers, config: Config, info: DatasetInfo, stop: Stop) -> None:
+    told = {name: getattr(config, name) for name in (*config_lib.NETWORK, "steps", "learning_rate", "validate_every")}
+    workers.check_same(told | {"counts": info.counts, "plan_sha256": info.plan_sha256})
+    replicas = workers.strategy.num_replicas_in_sync
+    if config.batch % replicas:
         raise FlagError(
-            f"the batch is shared by {strategy.num_replicas_in_sync} replicas, so take a multiple of that. "
-            f"Received: batch={config.batch}"
+            f"the batch is shared by {replicas} replicas, so take a multiple of that. Received: batch={config.batch}"
         )
     # Both say what is wrong with the data before anything is written.
     config.batches(info)
     validation = dataset.paired(info, "val", batch=config.batch, pan=config.pan)
     keras.utils.set_random_seed(config.seed)
-    with strategy.scope():
-        made = objective.build(config, info)
-    config_lib.claim(config.model_dir, config.identity(info, made), FLAGS.overwrite)
-    command.write_flags(FLAGS, config.model_dir / "flags.txt")
+    with workers.strategy.scope():
+        made = OBJECTIVES[config.model].build(config, info)
+    home, identity = workers.home(config.model_dir), config.identity(info, made)
+    workers.check_same(identity)
+    workers.chief_first(lambda: config_lib.claim(home, identity, FLAGS.overwrite))
+    if workers.chief:
+        command.write_flags(FLAGS, config.model_dir / "flags.txt")
     with dataset.damage_named(info, "val"), dataset.damage_named(info, "train"):
-        train(config, info, strategy, made, validation, stop)
-
-
-def replicas() -> tf.distribute.Strategy:
-    """One replica a GPU; without any, one a logical CPU, of which there is one unless TensorFlow is told otherwise."""
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
-    return (
-        tf.distribute.MirroredStrategy([d.name for d in devices]) if len(devices) > 1 else tf.distribute.get_strategy()
-    )
+        train(config, info, workers, made, validation, stop)
 
 
 def train(
     config: Config,
     info: DatasetInfo,
-    strategy: tf.distribute.Strategy,
+    workers: Workers,
     made: Harmonizer,
     validation: tf.data.Dataset,
     stop: Stop,
 ) -> None:
     """Trains from the last checkpoint on, or from the beginning, and writes model.keras and summary.json."""
-    with strategy.scope():
+    with workers.strategy.scope():
         model = OBJECTIVES[config.model].training(config, made)
         average = Average(made, config.ema)
     model.served = average.twin
-    checkpoints = Checkpoints(config.model_dir / "checkpoints", model.state, average.twin)
-    ledger = checkpoints.ledger
-    baseline = _baseline_rmse(config, info, validation)
-    start = model.evaluate(validation, verbose=0, return_dict=True)["rmse"]
-    _log.info(
-        "%s: %d weights, %s, %d replicas, halo %s px; step %d of %d; validation RMSE %.5f, bandpass baseline %.5f",
-        config.model, made.count_params(), config.precision, strategy.num_replicas_in_sync, made.halo,
-        ledger.step, config.steps, start, baseline,
-    )  # fmt: skip
-    if ledger.step < config.steps:
+    checkpoints = Checkpoints(config.model_dir, model.state, average.twin, workers)
+    ledger, replicas = checkpoints.ledger, workers.strategy.num_replicas_in_sync
+    validate = loop.validation(model, workers.shared(validation), workers)
+    start = validate()["rmse"]
+    callbacks = []
+    if workers.chief:
+        baseline = _baseline_rmse(config, info, validation)
+        _log.info(
+            "%s: %d weights, %s, %d replicas, halo %s px; step %d of %d; validation RMSE %.5f, bandpass baseline %.5f",
+            config.model, made.count_params(), config.precision, replicas, made.halo,
+            ledger.step, config.steps, start, baseline,
+        )  # fmt: skip
+    if workers.chief and ledger.step < config.steps:
         callbacks = [
             Progress(ledger.step, config.steps),
             Summaries(config.model_dir / "tensorboard", next(iter(validation)), config.steps, config.batch, baseline),
         ]
+    if ledger.step < config.steps:
         batches = config.batches(info, start=ledger.step)
         loop.run(
-            config, model, average, checkpoints, batches, validation, callbacks, stop, lambda n: config.ids(info, n)
-        )
+            config, model, average, checkpoints, batches, validate, callbacks, stop, lambda n: config.ids(info, n),
+            workers,
+        )  # fmt: skip
+    if workers.chief:
+        _finish(config, info, checkpoints, average, baseline, replicas)
+    workers.gathered(0)  # so that a worker ends well only if all did
+
+
+def _finish(
+    config: Config, info: DatasetInfo, checkpoints: Checkpoints, average: Average, baseline: float, replicas: int
+) -> None:
+    ledger = checkpoints.ledger
     checkpoints.load_best()
     path = config.model_dir / "model.keras"
     aside = path.with_name("writing.keras")
@@ -174,7 +198,7 @@ def train(
     aside.rename(path)
     judged = {config.model: average.twin, "bandpass": _baseline(config, info)}
     figures = evaluate.measure(judged, info, "val", config.batch)
-    summary.write(config, ledger, figures, strategy.num_replicas_in_sync, FLAGS.flag_values_dict())
+    summary.write(config, ledger, figures, replicas, FLAGS.flag_values_dict())
     _log.info(
         "%s: the weights of step %d: validation RMSE %.5f, %.1f %% below the bandpass baseline's %.5f",
         path, ledger.best_step, ledger.best, 100 * (1 - ledger.best / baseline), baseline,

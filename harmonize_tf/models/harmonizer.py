@@ -109,9 +109,7 @@ class Harmonizer(keras.Model):
         """Returns float32 reflectance [N, 3h, 3w, B], finite everywhere; see `prepare` for the inputs."""
         del training  # nothing here behaves differently in training
         landsat = prepare(inputs, self.bands, self.uses_pan)
-        target = self.bandpass.apply(landsat.ms)
-        output = self.base(landsat) + self.detail(landsat)
-        return self._consistency(output, target, landsat.valid) if self.consistency == "exact" else output
+        return self.consistent(self.base(landsat) + self.detail(landsat), landsat)
 
     def base(self, landsat: Landsat) -> tf.Tensor:
         """Returns what is known without the network, reflectance, [N, 3h, 3w, B]."""
@@ -138,6 +136,12 @@ class Harmonizer(keras.Model):
           float32 reflectance [N, H, W, B], finite everywhere.
         """
         return self.generator(self._normalized(image, valid), valid) * tf.constant(self.std)
+
+    def consistent(self, image: tf.Tensor, landsat: Landsat) -> tf.Tensor:
+        """Returns an image of the same place, reflectance [N, 3h, 3w, B], as an output must be; see `consistency`."""
+        if self.consistency == "none":
+            return image
+        return self._consistency(image, self.bandpass.apply(landsat.ms), landsat.valid)
 
     def degrade(self, output: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Shows an output [N, 3h, 3w, B] at 30 m as this model assumes that Landsat sees it; 0 where not valid."""

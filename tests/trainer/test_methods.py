@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 import runs
 import tiny_examples
+from scipy import ndimage
 
+from harmonize_tf import degradation, sensors
+from harmonize_tf.metrics.planted_cloud import planted_cloud
+from harmonize_tf.metrics.sharpness import SharpnessMeter
+from harmonize_tf.models.harmonizer import load
 from trainer import checkpoints, task
 
 ADVERSARIAL = ["subpixel --adversarial", "gan", "gan --gan_loss=relativistic", "harmonizer", "gan --noadversarial"]
@@ -61,11 +66,9 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize("method", ADVERSARIAL)
-@pytest.mark.parametrize("step", [2, 6])
-def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(
-    examples, undisturbed, tmp_path, monkeypatch, method, step
-):
-    """In the pretraining, and with the adversary in it."""
+def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(examples, undisturbed, tmp_path, monkeypatch, method):
+    """With the adversary in it; `test_resume` stops the pretraining, in other ways too."""
+    step = 6
     counted = task.Progress.on_train_batch_end
 
     def killed(self, batch, logs=None):
@@ -93,8 +96,8 @@ import sys
 import tensorflow as tf
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from trainer import task
-assert task.replicas().num_replicas_in_sync == 2
+from trainer import task, workers
+assert workers.replicas().num_replicas_in_sync == 2
 task.main(sys.argv[1:])
 """
 
@@ -112,3 +115,65 @@ def test_two_replicas_train_the_same_model_as_one(examples, undisturbed, tmp_pat
     for name in logged:
         if name != "examples_per_second":
             np.testing.assert_allclose(again[name], logged[name], atol=1e-5, err_msg=name)
+
+
+SIDE = 60  # 30 m cells; a pixel's reach is at most 20
+
+
+@pytest.fixture(scope="module")
+def scene():
+    """A textured scene at 10 m and what Landsat sees of it, one in a batch."""
+    noise = np.random.default_rng(0).normal(0, 1, (3 * SIDE, 3 * SIDE, 4))
+    texture = ndimage.gaussian_filter(noise, (0.7, 0.7, 0)) + 3 * ndimage.gaussian_filter(noise, (3, 3, 0))
+    truth = (0.2 + 0.05 * texture / texture.std()).astype(np.float32)
+    everywhere = np.ones(truth.shape[:2], bool)
+    low, _ = degradation.degrade(
+        truth, everywhere, degradation.pair_grid_sigma(sensors.blur_sigma(tiny_examples.BANDS))
+    )
+    rows = (np.arange(2 * SIDE) + 0.5) * 1.5 - 0.5
+    pan, _ = degradation.sample_blurred(truth[..., :3].mean(-1, keepdims=True), everywhere, rows, rows, [0.7], 1.5)
+    return truth, {
+        "landsat_ms": low[None],
+        "landsat_pan": pan[None],
+        "landsat_valid": np.ones((1, SIDE, SIDE, 1), np.float32),
+    }
+
+
+def served(model_dir):
+    model = load(model_dir / "model.keras")
+    return model, lambda inputs: model({name: runs.tf.constant(x) for name, x in inputs.items()}).numpy()
+
+
+TRAINED = ["subpixel", "subpixel --adversarial", "gan", "cyclegan", "harmonizer"]
+
+
+@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("brightness", [0.3, 1.2])
+def test_a_cloud_stays_as_bright_as_it_is_and_clear_sky_beyond_its_reach_as_it_was(
+    undisturbed, scene, method, brightness
+):
+    model, call = served(undisturbed(method))
+    found = planted_cloud(call, scene[1], brightness, side=15, halo=model.halo, bandpass=model.bandpass.apply)
+    assert found.over_cloud < 0.02 and found.highest > brightness - 0.02
+    assert found.beyond < 1e-4  # a digital number
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_no_method_leaves_a_checkerboard(undisturbed, scene, method):
+    truth, inputs = scene
+    meter = SharpnessMeter(tiny_examples.BANDS)
+    meter.update(truth, served(undisturbed(method))[1](inputs)[0], np.ones(truth.shape[:2], bool))
+    assert max(meter.result().checkerboard) < 0.01
+
+
+@pytest.mark.parametrize("method", TRAINED)
+def test_windows_equal_the_whole_scene(undisturbed, scene, method):
+    model, call = served(undisturbed(method))
+    whole = call(scene[1])[0]
+    halo, start, size = model.halo, 24, 8
+    first, last = max(start - halo, 0), min(start + size + halo, SIDE)
+    cut = {"landsat_ms": 1, "landsat_valid": 1, "landsat_pan": 2}
+    window = {name: scene[1][name][:, f * first : f * last, f * first : f * last] for name, f in cut.items()}
+    at = slice(3 * (start - first), 3 * (start - first + size))
+    there = slice(3 * start, 3 * (start + size))
+    np.testing.assert_allclose(call(window)[0][at, at], whole[there, there], atol=1e-5)

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 import shutil
 import subprocess
@@ -9,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_examples
-from runs import ROOT, SMALL, scalars, train, weights
+from runs import ROOT, scalars, train, weights
 
 import harmonize_tf
 from harmonize_tf import augmentation, dataset, degradation, sensors
@@ -272,35 +271,6 @@ def test_a_batch_without_a_valid_pixel_changes_nothing(examples):
     assert float(model.train_step((x, y))["loss"]) == 0
     for a, b in zip(before, model.harmonizer.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
-
-
-TWO_REPLICAS = """
-import sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from trainer import task
-assert task.replicas().num_replicas_in_sync == 2
-task.main(sys.argv[1:])
-"""
-
-
-def test_two_replicas_train_the_same_model_as_one(tmp_path):
-    """Half of the ground is masked in one of two patches, so that replicas hold unequal numbers of valid pixels."""
-
-    def masked(record):
-        valid = record.sentinel.valid.copy()
-        valid[:, 20 if int(record.id[5:]) % 2 else 48 :] = 0
-        return dataclasses.replace(record, sentinel=dataclasses.replace(record.sentinel, valid=valid))
-
-    tiny_examples.write(tmp_path / "examples", change=masked)
-    flags = [f"--data={tmp_path / 'examples'}", *SMALL, "--steps=4", "--validate_every=2"]
-    task.main([*flags, f"--model_dir={tmp_path / '1'}"])
-    command = [sys.executable, "-c", TWO_REPLICAS, *flags, f"--model_dir={tmp_path / '2'}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    for one, two in zip(weights(tmp_path / "1"), weights(tmp_path / "2"), strict=True):
-        np.testing.assert_allclose(one, two, atol=2e-5)
 
 
 def test_a_users_mistake_ends_in_one_line(tmp_path):

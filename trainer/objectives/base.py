@@ -30,9 +30,9 @@ class RootMeanSquare(keras.metrics.Mean):
 class Objective(keras.Model):
     """The training of a Harmonizer, by a method that says what a step is.
 
-    A method overrides `train_step`, which returns scalars by name, the same on every replica: "loss", "rmse" and what
-    else is of interest and must be finite, and for each optimizer a "gradient_norm..." from `apply`. It may have
-    further networks; what changes in training stands in `state`, every optimizer in `optimizers`.
+    A method overrides `train_step`, which returns scalars by name, the same on every replica: "loss", where there are
+    pairs "rmse", what else is of interest and must be finite, and for each optimizer a "gradient_norm..." from `apply`.
+    It may have further networks; what changes in training stands in `state`, every optimizer in `optimizers`.
 
     Args:
       harmonizer: what is trained.

@@ -3,7 +3,8 @@
 Forward, depth-to-space from 30 m, as `subpixel`. Backward, Sentinel-2 is shown as Landsat by what is known of the two
 sensors, band-pass and MTF (`harmonize_tf.synthesis`), and by a small correction of that which is learnt from pairs.
 Sentinel-2's way to Landsat and back has to end where it began, which needs no pair: that half of every batch lies
-at any place of Landsat's lattice. Landsat's way to Sentinel-2 and back does end where it began, by consistency.
+at any place of Landsat's lattice, under any light. The pairs are taken as they are. Landsat's way to Sentinel-2 and
+back does end where it began, by consistency.
 """
 
 import keras
@@ -19,7 +20,7 @@ from trainer.objectives import base, pixelwise
 from trainer.objectives.adversarial import Adversarial, compile_both, discriminator
 from trainer.objectives.base import across_replicas, guarded
 
-STREAMS = ("paired", "degraded")
+STREAMS = ("natural", "degraded")
 DEFAULTS = {
     "adversarial": True, "adversarial_weight": 0.01, "batch": 8, "blocks": 16, "crop": 32, "learning_rate": 1e-3
 }  # fmt: skip
@@ -83,6 +84,10 @@ class Closed(Adversarial):
         ms = inputs["landsat_ms"]
         # No gradient: a generator that could change what it is shown would hide the answer in it.
         corrected = ms + tf.stop_gradient(self._correct(masked(ms, inputs["landsat_valid"])))
+        paired = (
+            paired[0],
+            paired[1] | {"gain": tf.ones_like(targets["gain"]), "offset": tf.zeros_like(targets["offset"])},
+        )
         both = tf.nest.map_structure(lambda *x: tf.concat(x, 0), paired, (inputs | {"landsat_ms": corrected}, targets))
         logs = super().train_step(both)
         return logs | {"correction_loss": loss, "gradient_norm_correction": norm}

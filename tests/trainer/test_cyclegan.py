@@ -1,0 +1,206 @@
+import dataclasses
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import runs
+import tensorflow as tf
+import tiny_examples
+
+from harmonize_tf.dataset import DatasetInfo
+from harmonize_tf.errors import FlagError
+from harmonize_tf.models.landsat import prepare
+from harmonize_tf.models.layers import masked, repeat_pixels
+from trainer import checkpoints, image_pool, task
+from trainer.config import Config
+from trainer.objectives import cyclegan
+
+STEPS, EVERY = 8, 4
+POOL = 3  # full after the third step
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory):
+    """Both sensors see cloud, in places of their own, so that replicas hold unequal numbers of clear pixels."""
+
+    def masked(record):
+        number, sides = int(record.id[5:]), {}
+        for name, where in (("landsat", np.s_[: 2 * (number % 3)]), ("sentinel", np.s_[:, 8 * (2 + number % 4) :])):
+            capture = getattr(record, name)
+            valid = capture.valid.copy()
+            valid[where] = 0
+            sides[name] = dataclasses.replace(capture, valid=valid)
+        return dataclasses.replace(record, **sides)
+
+    directory = tmp_path_factory.mktemp("run") / "examples"
+    tiny_examples.write(directory, change=masked)
+    return directory
+
+
+def config(examples, **more):
+    base = Config(
+        "cyclegan", examples, examples, scale=3, blocks=1, filters=4, pan=True, consistency="exact", batch=2, crop=16,
+        steps=STEPS, learning_rate=2e-4, validate_every=EVERY, seed=0, adversarial=True, adversarial_weight=1.0,
+        streams=cyclegan.STREAMS,
+    )  # fmt: skip
+    return dataclasses.replace(base, **more)
+
+
+def made(run):
+    keras.utils.set_random_seed(run.seed)
+    return cyclegan.training(run, cyclegan.build(run, DatasetInfo.load(run.data)))
+
+
+def first_batch(run):
+    return next(iter(run.batches(DatasetInfo.load(run.data))))
+
+
+def test_the_published_settings_give_the_published_networks(examples):
+    model = made(config(examples, norm="instance", consistency="none", blocks=9, filters=64))
+    assert model.harmonizer.count_params() == model.backward.count_params() == 11_384_452
+    assert model.judge_a.count_params() == model.judge_b.count_params() == 2_765_761
+    rates = [float(cyclegan.ConstantThenLinear(2e-4, 200)(step)) for step in (0, 100, 150, 199, 200)]
+    np.testing.assert_allclose(rates, [2e-4, 2e-4, 1e-4, 2e-6, 0], rtol=1e-4)
+
+
+@pytest.mark.parametrize("gan_loss", ["lsgan", "relativistic"])
+def test_a_steps_losses_are_those_of_each_image_on_its_own(examples, gan_loss):
+    """The step shares passes between losses; here every image goes its own way through the public parts."""
+    run = config(examples, gan_loss=gan_loss)
+    model, (inputs, targets) = made(run), first_batch(run)
+    g, std = model.harmonizer, tf.constant(model.harmonizer.std)
+    valid = repeat_pixels(inputs["landsat_valid"], 3)
+    clear = repeat_pixels(inputs["landsat_clear"], 3)
+    a, b, mask = g.base(prepare(inputs, g.bands, True)), targets["sentinel_ms"], targets["mask"]
+
+    def normal(image):
+        return (image - tf.constant(g.mean)) / std
+
+    def to_a(image, valid):
+        return image + std * model.backward(masked(normal(image), valid), valid)
+
+    def to_b(image, valid):
+        return image + g.refine(image, valid)
+
+    def distance(one, two, mask):
+        return float(tf.reduce_sum(tf.abs(one - two) / std * mask) / tf.reduce_sum(mask) / len(g.bands))
+
+    like_a, like_b = to_a(b, mask), g(inputs)
+    cycle = distance(to_a(like_b, valid), a, clear) + distance(to_b(like_a, mask), b, mask)
+    identity = distance(to_a(a, valid), a, clear) + distance(to_b(b, mask), b, mask)
+    judges = (model.judge_a, a, like_a), (model.judge_b, b, like_b)
+    adversarial = 0.0
+    for judge, real, fake in judges:
+        verdicts, weight = [judge(normal(x), mask * clear) for x in (real, fake)], judge.weight(mask * clear)
+        adversarial += float(cyclegan.LOSSES[gan_loss][1](*verdicts, weight, weight))
+    logs = {name: float(value) for name, value in model.train_step((inputs, targets)).items()}
+    wanted = {"cycle_loss": cycle, "identity_loss": identity, "adversarial_loss": adversarial}
+    wanted["loss"] = 10 * cycle + 5 * identity + adversarial
+    assert logs == pytest.approx(logs | wanted, rel=1e-4) and min(wanted.values()) > 0.01
+
+
+def test_cloud_and_gaps_are_in_no_loss(examples):
+    run = config(examples)
+    model, (inputs, targets) = made(run), first_batch(run)
+    rubbish = {"sentinel_ms": tf.where(targets["mask"] > 0, targets["sentinel_ms"], 1e6)}
+    one, two = made(run).train_step((inputs, targets)), made(run).train_step((inputs, targets | rubbish))
+    assert one == two
+    before = [variable.numpy() for variable in model.generator_variables]
+    blind = inputs | {"landsat_clear": tf.zeros_like(inputs["landsat_clear"])}
+    logs = model.train_step((blind, targets | {"mask": tf.zeros_like(targets["mask"])}))
+    assert set(map(float, logs.values())) == {0.0}
+    for was, now in zip(before, model.generator_variables, strict=True):  # the others' norms are renewed all the same
+        np.testing.assert_array_equal(was, now)
+
+
+def test_without_an_adversary_there_is_nothing_to_learn_from(examples, tmp_path):
+    with pytest.raises(FlagError, match="leave --noadversarial out.*Received: adversarial=False"):
+        task.main(argv(examples, tmp_path / "training", "--noadversarial"))
+    assert not (tmp_path / "training").exists()
+
+
+def argv(examples, model_dir, *more):
+    flags = runs.flags(examples, model_dir, "--model=cyclegan", steps=STEPS, every=EVERY)
+    return [*flags, "--crop=16", "--filters=4", *more]
+
+
+@pytest.fixture
+def small_pool(monkeypatch):
+    monkeypatch.setattr(image_pool, "SIZE", POOL)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(examples, tmp_path_factory):
+    """Where a training was done in one go."""
+    model_dir = tmp_path_factory.mktemp("undisturbed")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(image_pool, "SIZE", POOL)
+        task.main(argv(examples, model_dir))
+    return model_dir
+
+
+def everything(model_dir):
+    """All of the last state by name: networks, optimizers, average and pools."""
+    reader = tf.train.load_checkpoint(str(model_dir / "checkpoints"))
+    names = [name for name in reader.get_variable_to_shape_map() if "ledger" not in name and "save_counter" not in name]
+    return {name: reader.get_tensor(name) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"}
+
+
+class Killed(BaseException):
+    """Not even a HarmonizeError's `except` sees it."""
+
+
+def test_a_training_that_was_stopped_with_its_pools_in_use_goes_on_as_if_it_had_not(
+    examples, undisturbed, small_pool, tmp_path, monkeypatch
+):
+    counted = task.Progress.on_train_batch_end
+
+    def killed(self, batch, logs=None):
+        if batch == 7:
+            raise Killed
+        counted(self, batch, logs)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(checkpoints, "SAVE_SECONDS", 0)
+        patch.setattr(task.Progress, "on_train_batch_end", killed)
+        task.main(argv(examples, tmp_path))
+    assert "ckpt-6" in (tmp_path / "checkpoints" / "checkpoint").read_text().splitlines()[0]
+    task.main(argv(examples, tmp_path))
+    whole, resumed = everything(undisturbed), everything(tmp_path)
+    assert whole.keys() == resumed.keys()
+    assert sum(name.startswith("pool_") for name in whole) == 2 * 2 * 2  # domains, places, images and their count
+    for name, values in whole.items():
+        np.testing.assert_array_equal(resumed[name], values, err_msg=name)
+
+
+TWO_REPLICAS = f"""
+import sys
+import tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from trainer import image_pool, task, workers
+assert workers.replicas().num_replicas_in_sync == 2
+image_pool.SIZE = {POOL}
+task.main(sys.argv[1:])
+"""
+
+
+def test_two_replicas_train_the_same_model_as_one(examples, undisturbed, tmp_path):
+    command = [sys.executable, "-c", TWO_REPLICAS, *argv(examples, tmp_path)]
+    done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, two = everything(undisturbed), everything(tmp_path)
+    assert one.keys() == two.keys()
+    for name, values in one.items():
+        np.testing.assert_allclose(two[name], values, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_it_trains_in_fewer_bits_and_the_pools_stay_exact(examples, tmp_path, precision):
+    task.main(argv(examples, tmp_path, f"--precision={precision}", "--steps=2", "--validate_every=2"))
+    found = runs.scalars(tmp_path)
+    assert all(np.isfinite(value) for name in found for _, value in found[name]) and "rmse/train" not in found
+    state = everything(tmp_path)
+    assert all(state[name].dtype in (np.float32, np.int64) for name in state if name.startswith("pool_"))
