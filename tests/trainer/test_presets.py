@@ -10,8 +10,8 @@ from trainer import presets, task
 NAMES = sorted(path.name for path in presets.FOLDER.glob("*.txt"))
 
 
-def test_the_presets_are_there():
-    assert NAMES == ["subpixel_gpu.txt", "subpixel_paper.txt", "subpixel_small.txt"]
+def test_every_method_has_its_presets():
+    assert NAMES == sorted(f"{method}_{kind}.txt" for method in task.OBJECTIVES for kind in ("gpu", "paper", "small"))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -42,3 +42,12 @@ def test_the_small_preset_trains(tmp_path, monkeypatch):
 def test_the_paper_preset_is_twice_from_20_m_without_consistency():
     command.parse(task.FLAGS, presets.found(["--flagfile=subpixel_paper.txt", "--data=a", "--model_dir=b"]))
     assert (task.FLAGS.scale, task.FLAGS.consistency, task.FLAGS.ema) == ("2", "none", 0.0)
+
+
+def test_the_paper_preset_of_cyclegan_is_the_authors_own_settings():
+    argv = ["--flagfile=cyclegan_paper.txt", "--data=a", "--model_dir=b"]
+    command.parse(task.FLAGS, presets.found(argv))
+    values = [
+        getattr(task.FLAGS, name) for name in ("norm", "consistency", "blocks", "filters", "batch", "learning_rate")
+    ]
+    assert values == ["instance", "none", 9, 64, 1, 2e-4] and task.FLAGS.ema == 0.0

@@ -11,7 +11,7 @@ from trainer.objectives import adversarial, base, pixelwise
 
 STREAMS = ("degraded",)
 DEFAULTS = {
-    "adversarial": True, "adversarial_weight": 0.02, "batch": 8, "blocks": 9, "crop": 32, "learning_rate": 2e-4
+    "adversarial": True, "adversarial_weight": 0.04, "batch": 8, "blocks": 9, "crop": 32, "learning_rate": 2e-4
 }  # fmt: skip
 
 

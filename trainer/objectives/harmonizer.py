@@ -22,7 +22,7 @@ from trainer.objectives.base import across_replicas, guarded
 
 STREAMS = ("natural", "degraded")
 DEFAULTS = {
-    "adversarial": True, "adversarial_weight": 0.01, "batch": 8, "blocks": 16, "crop": 32, "learning_rate": 1e-3
+    "adversarial": True, "adversarial_weight": 0.02, "batch": 8, "blocks": 16, "crop": 32, "learning_rate": 1e-3
 }  # fmt: skip
 
 CORRECTION_FILTERS = 16

@@ -7,7 +7,7 @@ from trainer.objectives import adversarial, base, pixelwise
 
 STREAMS = ("paired",)
 DEFAULTS = {
-    "adversarial": False, "adversarial_weight": 0.01, "batch": 8, "blocks": 16, "crop": 32, "learning_rate": 1e-3
+    "adversarial": False, "adversarial_weight": 0.04, "batch": 8, "blocks": 16, "crop": 32, "learning_rate": 1e-3
 }  # fmt: skip
 
 
