@@ -57,6 +57,8 @@ def _measure(info: DatasetInfo, precision: str) -> float:
             "steps": 1000, "learning_rate": 1e-4, "validate_every": 1000, "seed": 0, "precision": precision,
         },
         info,
+        subpixel.DEFAULTS,
+        subpixel.STREAMS,
     )  # fmt: skip
     harmonizer = subpixel.build(config, info)
     model = subpixel.training(config, harmonizer)

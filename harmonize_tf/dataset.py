@@ -13,6 +13,7 @@ A batch is a pair of dicts of float32 tensors, sizes in 30 m pixels, reflectance
 import collections
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -29,6 +30,7 @@ from harmonize_tf.synthesis import BlurPrior, Synthesis
 
 SHUFFLE_BUFFER = 512  # records, 0.3 to 0.5 MB each; shards are read in random order and interleaved besides
 CYCLE = 4  # shards read at once
+KEPT_BYTES = 2**28  # of a split's shards: below it, it stays in memory unpacked, in about three times as much
 # What TensorFlow raises on damaged, malformed, missing and too few records.
 _UNREADABLE = (
     tf.errors.DataLossError,
@@ -314,18 +316,35 @@ def _shuffled(info: DatasetInfo, split: str, seed: int, start: int) -> tf.data.D
     """A split's records, serialized, pass after pass in the orders that the seed gives, from number `start` on."""
     shards, count = info.shards(split), info.counts[split]
     first, begun = divmod(start, count)
+    read = _reader(shards)
 
     def one_pass(number: tf.Tensor) -> tf.data.Dataset:
         # This function's own graph forgets the program's global seed, which `shuffle` would mix in.
         tf.compat.v1.set_random_seed(None)
-        order = tf.random.experimental.stateless_shuffle(shards, seed=[seed, number])
+        order = tf.random.experimental.stateless_shuffle(tf.range(len(shards)), seed=[seed, number])
         passage = tf.data.Dataset.from_tensor_slices(order).interleave(
-            _read, cycle_length=min(CYCLE, len(shards)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+            read, cycle_length=min(CYCLE, len(shards)), num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
         )
         draw = tf.random.stateless_uniform([], [seed, number], minval=None, maxval=None, dtype=tf.int64)
         return _counted(passage, count).shuffle(min(SHUFFLE_BUFFER, count), seed=draw, reshuffle_each_iteration=False)
 
     return tf.data.Dataset.range(first, tf.int64.max).flat_map(one_pass).skip(begun)
+
+
+def _reader(shards: Sequence[str]) -> Callable[[tf.Tensor], tf.data.Dataset]:
+    """Makes a function that reads a shard by its number; a small split is unpacked once and stays in memory."""
+    states = [os.stat(shard) for shard in shards]
+    if sum(state.st_size for state in states) > KEPT_BYTES:
+        return lambda number: _read(tf.constant(shards)[number])
+    kept = _unpacked(tuple((shard, state.st_mtime_ns) for shard, state in zip(shards, states, strict=True)))
+    return lambda number: tf.data.Dataset.from_tensor_slices(kept[number])
+
+
+@functools.lru_cache(maxsize=2)  # the streams of a training, and its checks, read the same split
+def _unpacked(shards: tuple[tuple[str, int], ...]) -> tf.RaggedTensor:
+    """The records of shards, [shard, (record)], given by their paths and when they were written."""
+    listed = [list(records.read_shard(path)) for path, _ in shards]
+    return tf.RaggedTensor.from_row_lengths([record for shard in listed for record in shard], [*map(len, listed)])
 
 
 @contextlib.contextmanager
