@@ -1,9 +1,9 @@
 """The peer of `benchmarks/training_peer.py`: published networks and their training steps in PyTorch, nothing of ours.
 
-    python benchmarks/peer_torch.py NETWORK PRECISION
+    python benchmarks/peer_torch.py NETWORK PRECISION THREADS
 
-It is run by that script, in a Python that has torch. After two steps it writes their seconds as a JSON list on one
-line; then it reads how many steps to do next from standard input, again and again until that ends.
+It is run by that script, in a Python that has torch. After one step it writes the seconds of it as JSON on one line,
+[[wall, processor]]; then it reads how many steps to do next from standard input, again and again until that ends.
 
     cyclegan    Zhu et al. 2017 (arXiv:1703.10593) with the settings of the authors' code: c7s1-64, d128, d256, R256 x
                 9, u128, u64, c7s1-4 with reflection padding, C64-C128-C256-C512, instance normalization, least
@@ -158,16 +158,17 @@ def subpixel(low_precision: bool) -> Callable[[], float]:
     return step
 
 
-def main(network: str, precision: str) -> None:
+def main(network: str, precision: str, threads: str) -> None:
     """Answers on standard output."""
+    torch.set_num_threads(int(threads))
     torch.manual_seed(0)
     step = {"cyclegan": cyclegan, "subpixel": subpixel}[network](precision == "bfloat16")
-    for line in itertools.chain(["2"], sys.stdin):
+    for line in itertools.chain(["1"], sys.stdin):
         seconds = []
         for _ in range(int(line)):
-            begin = time.perf_counter()
+            begin = time.perf_counter(), time.process_time()
             step()
-            seconds.append(time.perf_counter() - begin)
+            seconds.append((time.perf_counter() - begin[0], time.process_time() - begin[1]))
         print(json.dumps(seconds), flush=True)
 
 

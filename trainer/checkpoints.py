@@ -99,7 +99,7 @@ class Checkpoints:
         newest = _newest(directory, model_dir / FOLDER, workers)
         self._manager = tf.train.CheckpointManager(checkpoint, str(directory), max_to_keep=KEPT)
         if newest:
-            checkpoint.restore(newest).assert_existing_objects_matched()
+            _restore(checkpoint, newest, workers)
         self._saved = self.ledger.step
         self._saved_at = time.monotonic()
 
@@ -141,6 +141,17 @@ def _plain(variable: keras.Variable | tf.Variable) -> tf.Variable:
     return variable.value if isinstance(variable, keras.Variable) else variable
 
 
+def _restore(checkpoint: tf.train.Checkpoint, path: str, workers: Workers) -> None:
+    """Raises ModelError where a state lacks images of a pool, as its worker had a smaller part of the batch."""
+    try:
+        checkpoint.restore(path).assert_existing_objects_matched()
+    except AssertionError as error:
+        raise ModelError(
+            f"the state is spread over the workers that saved it; go on with as many as then, or take another "
+            f"--model_dir. Received: {workers.count} workers, and in {path} not all that this one needs"
+        ) from error
+
+
 def _newest(directory: pathlib.Path, chiefs: pathlib.Path, workers: Workers) -> str | None:
     """The path of the state to go on from, of the newest step that all workers have; newer ones are forgotten.
 
@@ -179,7 +190,7 @@ def _forget(directory: pathlib.Path, states: Mapping[int, str], last: int) -> No
     kept = [path for step, path in states.items() if step <= last]
     if len(kept) < len(states):
         if kept:
-            tf.train.update_checkpoint_state(str(directory), kept[-1], kept)
+            tf.compat.v1.train.update_checkpoint_state(str(directory), kept[-1], kept)
         else:
             (directory / "checkpoint").unlink()
         for path in set(states.values()) - set(kept):

@@ -11,15 +11,12 @@ import tensorflow as tf
 
 from harmonize_tf.errors import ModelError
 from harmonize_tf.models.layers import masked, standardized
-from harmonize_tf.models.resnet import INITIAL_STDDEV
+from harmonize_tf.models.resnet import INITIAL_STDDEV, SLOPE
 
 NORMS = ("none", "spectral", "instance")
 
 SIZE = 4
 """Side of all convolutions."""
-
-SLOPE = 0.2
-"""Of the leaky ReLU below zero."""
 
 
 class PatchGAN(keras.layers.Layer):

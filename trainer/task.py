@@ -33,7 +33,7 @@ from trainer.ema import Average
 from trainer.objectives import cyclegan, gan, harmonizer, subpixel
 from trainer.precision import PRECISIONS
 from trainer.stop import Stop
-from trainer.workers import STRATEGIES, Workers, place
+from trainer.workers import STRATEGIES, Workers, losses_named, place
 
 OBJECTIVES = {"subpixel": subpixel, "gan": gan, "cyclegan": cyclegan, "harmonizer": harmonizer}
 
@@ -117,9 +117,9 @@ def _main(stop: Stop) -> None:
     config = Config.of(FLAGS.flag_values_dict(), info, objective.DEFAULTS, objective.STREAMS, worker)
     for name in ("precision", *objective.DEFAULTS):
         setattr(FLAGS, name, getattr(config, name))  # so that flags.txt repeats it anywhere
-    with stop.at_once():
-        workers = Workers(worker)
-    with workers.losses_named():
+    with losses_named(worker):
+        with stop.at_once():
+            workers = Workers(worker)
         _with(workers, config, info, stop)
 
 

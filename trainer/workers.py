@@ -79,6 +79,29 @@ def replicas() -> tf.distribute.Strategy:
     )
 
 
+@contextlib.contextmanager
+def losses_named(worker: tuple[int, int]) -> Iterator[None]:
+    """Tells in a line that another worker is gone.
+
+    Args:
+      worker: number of this worker and of all.
+
+    Raises:
+      TransientError: it is.
+    """
+    try:
+        yield
+    except LOST as error:
+        if worker[1] == 1:
+            raise
+        found = re.search(r"aborted by: (.*)", error.message)
+        reason = found[1] if found else error.message.strip().splitlines()[-1]
+        raise TransientError(
+            f"another worker has ended, and its own last line says why, or cannot be reached; run the same command "
+            f"again on all, they go on from the last state. Received: on worker {worker[0]} of {worker[1]}: {reason}"
+        ) from error
+
+
 class Workers:
     """The workers of a training, each a process that runs the same command; the first is the chief.
 
@@ -178,22 +201,3 @@ class Workers:
                 f"all workers need the same flags (and --precision, where the machines differ) and the same examples; "
                 f"run the same command on each. Received: on worker {self.number} {told}"
             )
-
-    @contextlib.contextmanager
-    def losses_named(self) -> Iterator[None]:
-        """Tells in a line that another worker is gone.
-
-        Raises:
-          TransientError: it is.
-        """
-        try:
-            yield
-        except LOST as error:
-            if self.count == 1:
-                raise
-            found = re.search(r"aborted by: (.*)", error.message)
-            reason = found[1] if found else error.message.strip().splitlines()[-1]
-            raise TransientError(
-                f"another worker has ended, its own last line says why; run the same command again on all, they go on "
-                f"from the last state. Received: on worker {self.number} of {self.count}: {reason}"
-            ) from error

@@ -11,6 +11,10 @@ from harmonize_tf.models.layers import HEAD_SCALE, PACKAGE, padded, repeat_pixel
 
 NORMS = ("none", "instance")
 
+SLOPE = 0.2
+"""Of the leaky ReLU below zero, the discriminators' too. With a plain one the generators of gan and cyclegan now and
+then ended with an output that nothing changed any more (T33UUU, learning rates of 2e-4 and 1e-3)."""
+
 INITIAL_STDDEV = 0.02
 """Of the published networks' weights: N(0, 0.02), Zhu et al. 2017 (CycleGAN, arXiv:1703.10593), section 7.1."""
 
@@ -91,16 +95,20 @@ class ResNet(keras.layers.Layer):
         at_20m = tf.nn.max_pool2d(valid, 2, 2, "VALID")
         at_40m = tf.nn.max_pool2d(at_20m, 2, 2, "VALID")
         x = tf.concat([image, valid], -1) if self.norm == "none" else image
-        x = tf.cast(tf.nn.relu(self._normalized(self.entry(x), valid)), self.compute_dtype)
+        x = tf.cast(self._bent(self._normalized(self.entry(x), valid)), self.compute_dtype)
         for layer, mask in zip(self.down, (at_20m, at_40m), strict=True):
-            x = tf.nn.relu(self._normalized(layer(x), mask))
+            x = self._bent(self._normalized(layer(x), mask))
         for first, second in zip(self.first, self.second, strict=True):
-            inner = tf.nn.relu(self._normalized(first(x), at_40m))
+            inner = self._bent(self._normalized(first(x), at_40m))
             x += self._normalized(second(inner), at_40m)
         for layer, mask in zip(self.up, (at_20m, valid), strict=True):
             x = layer(x if self.norm == "instance" else repeat_pixels(x, 2))
-            x = tf.nn.relu(self._normalized(x, mask))
+            x = self._bent(self._normalized(x, mask))
         return self.head(tf.cast(x, tf.float32))[:, :height, :width]
+
+    def _bent(self, x: tf.Tensor) -> tf.Tensor:
+        """ReLU; without normalization a leaky one, as nothing else keeps a layer from falling silent for good."""
+        return tf.maximum(x, SLOPE * x if self.norm == "none" else 0.0)
 
     def _normalized(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         x = standardized(x, valid) if self.norm == "instance" else x
