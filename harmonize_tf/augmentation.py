@@ -13,9 +13,13 @@ from harmonize_tf.degradation import FACTOR
 Tensors = dict[str, tf.Tensor]
 
 PAN_FACTOR = 2  # 15 m pixels along one side of a 30 m cell
-VERSION = 2  # version of `turned` and `relit`; another one makes another training
+VERSION = 3  # version of what follows; another one makes another training
 GAIN = 3.0  # of the augmentation, this often or a third: a summer scene has about three times a winter scene's contrast
 OFFSETS = (-0.05, 0.10)  # reflectance, of the augmentation: what haze adds to blue at the top of the atmosphere is 0.1
+
+
+CLOUD = (0.3, 1.2)  # reflectance of planted clouds
+RIM = 4  # cells of 30 m along a planted cloud's edge, on either side, that no loss counts
 
 
 def pixels_per_cell(name: str) -> int:
@@ -71,6 +75,39 @@ def relit(
         "gain": gain[None, None, None],
         "offset": (bandpass.apply(offset) - gain * bandpass.offset)[None, None],
     }
+
+
+def clouded(images: Tensors, mask: str, bandpass: radiometry.Bandpass, seed: tf.Tensor) -> Tensors:
+    """Unbatched images of one place, one time in two with an opaque, uniform cloud planted into them.
+
+    Real clouds are in no loss, and a network that has seen none draws patterns over them. Of a planted one the truth is
+    known, but for its rim, where one cannot tell what of it a pixel sees.
+
+    Args:
+      images: of one size in 30 m cells, of one sensor or both; masks of data among them become 1 under the cloud.
+      mask: name of the one that says what losses count, which becomes 0 along the rim and 1 inside.
+      bandpass: the adjustment Landsat -> Sentinel-2; to Landsat the cloud is as bright in all bands.
+      seed: of the place, the size and the brightness, reflectance of `CLOUD`.
+    """
+    draws = tf.random.stateless_uniform([6], seed)
+    cells = images[mask].shape[0] // pixels_per_cell(mask)
+    size = 3 * RIM + tf.cast(draws[:2] * tf.cast(max(cells - 3 * RIM, 0), tf.float32), tf.int32)
+    first = tf.cast(draws[2:4] * tf.cast(cells + RIM, tf.float32), tf.int32) - size // 2  # may lie partly outside
+    planted, brightness = draws[4] < 0.5, CLOUD[0] + (CLOUD[1] - CLOUD[0]) * draws[5:]
+
+    def inside(name: str, beyond: int) -> tf.Tensor:
+        factor = pixels_per_cell(name)
+        row, column = (
+            (place >= factor * (first[axis] - beyond)) & (place < factor * (first[axis] + size[axis] + beyond))
+            for axis, place in enumerate(tf.range(n) for n in images[name].shape[:2])
+        )
+        return (row[:, None] & column[None, :])[..., None] & planted
+
+    values = {"landsat_ms": brightness, "landsat_pan": brightness, "sentinel_ms": bandpass.apply(brightness)}
+    values |= {"landsat_valid": 1.0, "landsat_pan_valid": 1.0}
+    changed = {name: tf.where(inside(name, 0), value, images[name]) for name, value in values.items() if name in images}
+    within = tf.where(inside(mask, RIM), tf.cast(inside(mask, -RIM), tf.float32), images[mask])
+    return images | changed | {mask: within}
 
 
 def by_daylight(image: tf.Tensor, targets: Tensors) -> tf.Tensor:

@@ -196,9 +196,11 @@ def training(
 
         paired      what both sensors saw of a place, aligned to 30 m cells, under many lights
         natural     the same under its own light
-        degraded    Sentinel-2's patches and what Landsat would have seen (`synthesis`), under many lights
-        unpaired    Landsat's patches and Sentinel-2's, each in an order of its own, as they are. The inputs hold
-                    landsat_clear [batch, h, w, 1] too, and mask is Sentinel-2's alone: 1 = clear ground
+        degraded    Sentinel-2's patches and what Landsat would have seen (`synthesis`), under many lights, some with
+                    a cloud planted into them
+        unpaired    Landsat's patches and Sentinel-2's, each in an order of its own, under their own light, some with
+                    a cloud planted. The inputs hold landsat_clear [batch, h, w, 1] too, and mask is Sentinel-2's
+                    alone: 1 = clear ground, or planted cloud
 
     Args:
       info: the records.
@@ -275,10 +277,14 @@ def _degraded_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | N
     synthesis = Synthesis(info.bands, info.bandpass, blur, crop, pan)
 
     def made(serialized: tf.Tensor, seed: Sequence[Any]) -> tuple[Tensors, Tensors]:
-        view, which, light = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+        view, which, light, cloud = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
         sentinel = _sentinel(info, serialized)
-        pair = synthesis(sentinel["ms"], sentinel["data"], sentinel["clear"], view)
-        return augmentation.relit(augmentation.turned(pair, which), info.bands, info.bandpass, light)
+        inputs, targets = augmentation.turned(
+            synthesis(sentinel["ms"], sentinel["data"], sentinel["clear"], view), which
+        )
+        both = augmentation.clouded(inputs | targets, "mask", info.bandpass, cloud)
+        pair = {name: both[name] for name in inputs}, {name: both[name] for name in targets}
+        return augmentation.relit(pair, info.bands, info.bandpass, light)
 
     return made
 
@@ -287,11 +293,13 @@ def _unpaired_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | N
     del blur
 
     def made(serialized: tuple[tf.Tensor, tf.Tensor], seed: Sequence[Any]) -> tuple[Tensors, Tensors]:
-        seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
+        seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 6))
         sides = []
-        for side, (record, where, which) in enumerate(zip(serialized, seeds[:2], seeds[2:], strict=True)):
+        masks = "landsat_clear", "mask"
+        drawn = zip(serialized, masks, seeds[:2], seeds[2:4], seeds[4:], strict=True)
+        for side, (record, mask, where, which, cloud) in enumerate(drawn):
             pair = augmentation.cropped(_sides(info, record, pan), crop, where)
-            sides.append(augmentation.turned(pair, which)[side])
+            sides.append(augmentation.clouded(augmentation.turned(pair, which)[side], mask, info.bandpass, cloud))
         return tuple(sides)
 
     return made

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tiny_examples
+from scipy import ndimage
 from tiny_examples import BANDS, CELLS
 
 from harmonize_tf import augmentation, dataset, degradation, radiometry, sensors
@@ -254,3 +255,35 @@ def test_daylight_takes_another_light_back():
         assert np.abs(batch["sentinel_ms"] - truth).max() > 1e-3
         np.testing.assert_allclose(augmentation.by_daylight(batch["sentinel_ms"], batch)[0], truth, atol=2e-6)
     np.testing.assert_array_equal(augmentation.by_daylight(truth, {"sentinel_ms": truth}), truth)
+
+
+def test_a_planted_cloud_is_uniform_in_both_sensors_and_its_rim_counts_for_nothing():
+    bandpass = radiometry.Bandpass((1.1, 0.9), (0.01, 0.0), "of this test")
+    rng, cells = np.random.default_rng(0), 32
+    images = {
+        "landsat_ms": rng.uniform(0, 0.2, (cells, cells, 2)), "landsat_valid": np.zeros((cells, cells, 1)),
+        "landsat_pan": rng.uniform(0, 0.2, (2 * cells, 2 * cells, 1)),
+        "sentinel_ms": rng.uniform(0, 0.2, (3 * cells, 3 * cells, 2)), "mask": np.full((3 * cells, 3 * cells, 1), 0.5),
+    }  # fmt: skip
+    images = {name: tf.constant(x, tf.float32) for name, x in images.items()}
+    planted = 0
+    for seed in range(40):
+        found = augmentation.clouded(images, "mask", bandpass, [seed, 0])
+        under = np.any(found["landsat_ms"] != images["landsat_ms"], -1)
+        if not under.any():
+            np.testing.assert_array_equal(found["mask"], images["mask"])
+            continue
+        planted += 1
+        brightness = np.unique(found["landsat_ms"].numpy()[under])
+        assert brightness.size == 1 and 0.3 <= brightness[0] <= 1.2
+        np.testing.assert_array_equal(found["landsat_valid"][..., 0], under)
+        np.testing.assert_array_equal((found["landsat_pan"] == brightness)[..., 0], under.repeat(2, 0).repeat(2, 1))
+        fine = under.repeat(3, 0).repeat(3, 1)
+        np.testing.assert_allclose(
+            found["sentinel_ms"].numpy()[fine], bandpass.apply(brightness.repeat(2))[None].repeat(fine.sum(), 0)
+        )
+        rim = ndimage.binary_dilation(under, np.ones((9, 9))).repeat(3, 0).repeat(3, 1)
+        mask = found["mask"].numpy()[..., 0]
+        assert (mask[~rim] == 0.5).all() and set(np.unique(mask[rim])) <= {0.0, 1.0}
+        assert not mask[rim & ~fine].any()
+    assert 10 < planted < 30

@@ -13,7 +13,8 @@ from harmonize_tf.degradation import FACTOR
 from harmonize_tf.errors import DatasetError
 
 RIM = 4
-"""Cells of 30 m inside the cloud's edge that are left out: a step rings, whatever resamples it or makes it sharp."""
+"""Cells of 30 m inside the cloud's edge, and the image's, that are left out: a step rings, whatever resamples it or
+makes it sharp."""
 
 PAN_FACTOR = 2
 
@@ -70,7 +71,8 @@ def planted_cloud(
         cloudy["landsat_pan"][:, : PAN_FACTOR * side, : PAN_FACTOR * side] = brightness
     clear, output = np.asarray(model(inputs)), np.asarray(model(cloudy))
     expected = bandpass(np.full(output.shape[-1:], brightness, np.float32))
-    inside = output[:, : FACTOR * (side - RIM), : FACTOR * (side - RIM)]
+    rows = slice(FACTOR * RIM, FACTOR * (side - RIM))
+    inside = output[:, rows, rows]
     changed = np.abs(output - clear)
     return PlantedCloud(
         brightness=brightness,
