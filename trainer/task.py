@@ -85,7 +85,7 @@ flags.DEFINE_float(
 flags.DEFINE_enum(
     "precision", "float32", ["auto", *PRECISIONS],
     "What the network computes with; losses, weights and the exported model are float32. auto: bfloat16 where the "
-    "hardware has it, which is faster and a little less exact.", flag_values=FLAGS,
+    "hardware has it, which is faster.", flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
     "strategy", "auto", STRATEGIES,
