@@ -68,7 +68,8 @@ def test_a_bucket_gets_the_same_bytes_as_a_disk_and_an_export_there_goes_on(emul
         dead = Folder(out).read("dead.jsonl").splitlines()
         export(emulator, out, PROJECT, *runner)
         pixels = [request for request in emulator.log[asked:] if "computePixels" in request.path]
-        assert len(pixels) == 3 * len(dead) > 0
+        # A side that the first job no longer waited for, its square being dead, may come late.
+        assert 3 * len(dead) <= len(pixels) <= 3 * len(dead) + 3 and dead
         assert digests(out) == local
         assert not [name for name in Folder(bucket).sizes() if "_staging" in name]
         asked = len(emulator.log)

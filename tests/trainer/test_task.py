@@ -173,7 +173,7 @@ def test_other_constants_or_another_augmentation_do_not_continue_a_training(exam
     with pytest.raises(ModelError, match=r"There: mean=\[0\.25, .*\. Received: mean=\[0\.26, "):
         train(tmp_path / "examples", trained)
     monkeypatch.setattr(augmentation, "VERSION", augmentation.VERSION + 1)
-    with pytest.raises(ModelError, match=r"There: augmentation=2\. Received: augmentation=3"):
+    with pytest.raises(ModelError, match=r"There: augmentation=3\. Received: augmentation=4"):
         train(examples, trained)
 
 
