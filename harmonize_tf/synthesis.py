@@ -105,7 +105,9 @@ class Synthesis:
             pan = seen(grey, data, corner, PAN_FACTOR * self._crop, FACTOR / PAN_FACTOR, tf.tile(sigma, (1, 2)))
             inputs["landsat_pan"] = pan + tf.random.stateless_normal(pan.shape, pan_noise, stddev=sensors.OLI_PAN_NOISE)
             inputs["landsat_pan_valid"] = tf.repeat(tf.repeat(1.0 - gaps, PAN_FACTOR, 0), PAN_FACTOR, 1)
-        return inputs, {"sentinel_ms": cut(image), "mask": cut(clear) * cut(data)}
+        # What a cell that is not seen covers is no output of any model, so nothing can be asked about it.
+        given = tf.repeat(tf.repeat(1.0 - gaps, FACTOR, 0), FACTOR, 1)
+        return inputs, {"sentinel_ms": cut(image), "mask": cut(clear) * given}
 
 
 def seen(image: tf.Tensor, data: tf.Tensor, corner: tf.Tensor, count: int, size: float, sigma: tf.Tensor) -> tf.Tensor:
