@@ -8,16 +8,14 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from harmonize_tf import radiometry, sensors
-from harmonize_tf.degradation import FACTOR
+from harmonize_tf.degradation import FACTOR, PAN_FACTOR
 
 Tensors = dict[str, tf.Tensor]
+Sides = tuple[Tensors, ...]  # both of a pair, or one
 
-PAN_FACTOR = 2  # 15 m pixels along one side of a 30 m cell
 VERSION = 3  # version of what follows; another one makes another training
 GAIN = 3.0  # of the augmentation, this often or a third: a summer scene has about three times a winter scene's contrast
 OFFSETS = (-0.05, 0.10)  # reflectance, of the augmentation: what haze adds to blue at the top of the atmosphere is 0.1
-
-
 CLOUD = (0.3, 1.2)  # reflectance of planted clouds
 RIM = 4  # cells of 30 m along a planted cloud's edge, on either side, that no loss counts
 
@@ -29,9 +27,10 @@ def pixels_per_cell(name: str) -> int:
     )
 
 
-def cropped(pair: tuple[Tensors, Tensors], crop: int, seed: tf.Tensor) -> tuple[Tensors, Tensors]:
-    """A random window of `crop` x `crop` cells of 30 m out of a pair of unbatched dicts, the same ground in all."""
-    cells = tf.shape(pair[0]["landsat_ms"])[:2]
+def cropped(sides: Sides, crop: int, seed: tf.Tensor) -> Sides:
+    """A random window of `crop` x `crop` cells of 30 m out of unbatched dicts, the same ground in all."""
+    name, image = next(iter(sides[0].items()))
+    cells = tf.shape(image)[:2] // pixels_per_cell(name)
     corner = tf.cast(tf.random.stateless_uniform([2], seed) * tf.cast(cells - crop + 1, tf.float32), tf.int32)
 
     def cut(name: str, x: tf.Tensor) -> tf.Tensor:
@@ -40,13 +39,13 @@ def cropped(pair: tuple[Tensors, Tensors], crop: int, seed: tf.Tensor) -> tuple[
         window = x[row : row + factor * crop, column : column + factor * crop]
         return tf.ensure_shape(window, [factor * crop, factor * crop, x.shape[-1]])
 
-    return tuple({name: cut(name, x) for name, x in side.items()} for side in pair)
+    return tuple({name: cut(name, x) for name, x in side.items()} for side in sides)
 
 
-def turned(pair: tuple[Tensors, Tensors], seed: tf.Tensor) -> tuple[Tensors, Tensors]:
-    """A pair of unbatched dicts of square images in one of the eight symmetries of the square, drawn from the seed."""
+def turned(sides: Sides, seed: tf.Tensor) -> Sides:
+    """Unbatched dicts of square images in one of the eight symmetries of the square, drawn from the seed."""
     symmetry = tf.random.stateless_uniform([], seed, maxval=8, dtype=tf.int32)
-    return tuple({name: symmetric(x, symmetry) for name, x in side.items()} for side in pair)
+    return tuple({name: symmetric(x, symmetry) for name, x in side.items()} for side in sides)
 
 
 def relit(

@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from harmonize_tf import artifacts
 from harmonize_tf.degradation import MIN_SIGMA
 from harmonize_tf.errors import DatasetError
 
@@ -114,10 +115,8 @@ def write(path: pathlib.Path, values: Mapping[str, Any]) -> None:
     Raises:
       DatasetError: it cannot be written there.
     """
-    aside = path.with_name(path.name + ".tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(values, indent=1, allow_nan=False) + "\n")
-        aside.rename(path)
+        artifacts.write(path, json.dumps(values, indent=1, allow_nan=False) + "\n")
     except OSError as error:
         raise DatasetError(f"the estimate cannot be written there: {error}. Received: out={path}") from error

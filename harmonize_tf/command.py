@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
+from harmonize_tf import artifacts
 from harmonize_tf.errors import FlagError, HarmonizeError
 
 
@@ -41,9 +42,7 @@ def write_flags(flag_values: flags.FlagValues, path: str | os.PathLike) -> None:
     """Writes the flags in force, so that `--flagfile=PATH` repeats the run. Creates the folder."""
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(flag_values.flags_into_string())
-    aside.rename(path)
+    artifacts.write(path, flag_values.flags_into_string())
 
 
 def run(main: Callable[[], None]) -> None:

@@ -26,6 +26,7 @@ from harmonize_tf import augmentation, degradation, radiometry, records
 from harmonize_tf.augmentation import Tensors
 from harmonize_tf.errors import DatasetError, RecordError
 from harmonize_tf.geometry import CELL
+from harmonize_tf.models.layers import repeat_pixels
 from harmonize_tf.synthesis import BlurPrior, Synthesis
 
 SHUFFLE_BUFFER = 512  # records, 0.3 to 0.5 MB each; shards are read in random order and interleaved besides
@@ -278,10 +279,10 @@ def _degraded_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | N
 
     def made(serialized: tf.Tensor, seed: Sequence[Any]) -> tuple[Tensors, Tensors]:
         view, which, light, cloud = tf.unstack(tf.random.experimental.stateless_split(seed, 4))
-        sentinel = _sentinel(info, serialized)
-        inputs, targets = augmentation.turned(
-            synthesis(sentinel["ms"], sentinel["data"], sentinel["clear"], view), which
-        )
+        arrays = records.parse(serialized, landsat=False)
+        sentinel = _sentinel(info, arrays)
+        pair = synthesis(sentinel["sentinel_ms"], _data(arrays["sentinel/ms"]), sentinel["mask"], view)
+        inputs, targets = augmentation.turned(pair, which)
         both = augmentation.clouded(inputs | targets, "mask", info.bandpass, cloud)
         pair = {name: both[name] for name in inputs}, {name: both[name] for name in targets}
         return augmentation.relit(pair, info.bands, info.bandpass, light)
@@ -294,12 +295,13 @@ def _unpaired_crops(info: DatasetInfo, crop: int, pan: bool, blur: BlurPrior | N
 
     def made(serialized: tuple[tf.Tensor, tf.Tensor], seed: Sequence[Any]) -> tuple[Tensors, Tensors]:
         seeds = tf.unstack(tf.random.experimental.stateless_split(seed, 6))
-        sides = []
-        masks = "landsat_clear", "mask"
-        drawn = zip(serialized, masks, seeds[:2], seeds[2:4], seeds[4:], strict=True)
-        for side, (record, mask, where, which, cloud) in enumerate(drawn):
-            pair = augmentation.cropped(_sides(info, record, pan), crop, where)
-            sides.append(augmentation.clouded(augmentation.turned(pair, which)[side], mask, info.bandpass, cloud))
+        landsat = _landsat(info, records.parse(serialized[0], sentinel=False, pan=pan), pan)
+        sentinel = _sentinel(info, records.parse(serialized[1], landsat=False))
+        masks, sides = ("landsat_clear", "mask"), []
+        drawn = zip((landsat, sentinel), masks, seeds[:2], seeds[2:4], seeds[4:], strict=True)
+        for side, mask, where, which, cloud in drawn:
+            (seen,) = augmentation.turned(augmentation.cropped((side,), crop, where), which)
+            sides.append(augmentation.clouded(seen, mask, info.bandpass, cloud))
         return tuple(sides)
 
     return made
@@ -426,46 +428,47 @@ def _counted(dataset: tf.data.Dataset, count: int) -> tf.data.Dataset:
 
 def _pair(info: DatasetInfo, serialized: tf.Tensor, pan: bool) -> tuple[Tensors, Tensors]:
     """One record as unbatched inputs and targets."""
-    inputs, targets = _sides(info, serialized, pan)
-    clear = inputs.pop("landsat_clear")
-    mask = targets["mask"] * tf.repeat(tf.repeat(clear, degradation.FACTOR, 0), degradation.FACTOR, 1)
-    return inputs, targets | {"mask": mask}
-
-
-def _sides(info: DatasetInfo, serialized: tf.Tensor, pan: bool) -> tuple[Tensors, Tensors]:
-    """The same with each sensor's own mask: inputs["landsat_clear"] at 30 m, targets["mask"] at 10 m."""
     arrays = records.parse(serialized, pan=pan)
-    ms = arrays["landsat/ms"]
-    inputs = {
-        "landsat_ms": radiometry.decode(ms),
-        "landsat_valid": tf.cast(tf.reduce_all(ms > 0, -1, keepdims=True), tf.float32),
+    inputs, targets = _landsat(info, arrays, pan), _sentinel(info, arrays)
+    clear = repeat_pixels(inputs.pop("landsat_clear"), degradation.FACTOR)
+    return inputs, targets | {"mask": targets["mask"] * clear}
+
+
+def _landsat(info: DatasetInfo, arrays: Tensors, pan: bool) -> Tensors:
+    """A record's Landsat side as unbatched inputs, with its own mask, landsat_clear [h, w, 1]."""
+    side = {
+        "landsat_ms": radiometry.decode(arrays["landsat/ms"]),
+        "landsat_valid": _data(arrays["landsat/ms"]),
         "landsat_clear": tf.cast(arrays["landsat/valid"], tf.float32)[..., None],
     }
     if pan:
-        inputs["landsat_pan"] = radiometry.decode(arrays["landsat/pan"])
-        inputs["landsat_pan_valid"] = tf.cast(arrays["landsat/pan"] > 0, tf.float32)
-    targets = {
+        side["landsat_pan"] = radiometry.decode(arrays["landsat/pan"])
+        side["landsat_pan_valid"] = _data(arrays["landsat/pan"])
+    return _shaped(info, side)
+
+
+def _sentinel(info: DatasetInfo, arrays: Tensors) -> Tensors:
+    """A record's Sentinel-2 side as unbatched targets, with its own mask."""
+    side = {
         "sentinel_ms": radiometry.decode(arrays["sentinel/ms"]),
         "mask": tf.cast(arrays["sentinel/valid"], tf.float32)[..., None],
     }
-    return tuple({name: _shaped(info, name, x) for name, x in side.items()} for side in (inputs, targets))
+    return _shaped(info, side)
 
 
-def _sentinel(info: DatasetInfo, serialized: tf.Tensor) -> Tensors:
-    """Sentinel-2's side of a record, which need not have another."""
-    arrays = records.parse(serialized, landsat=False)
-    ms = arrays["sentinel/ms"]
-    sentinel = {
-        "ms": radiometry.decode(ms),
-        "data": tf.cast(tf.reduce_all(ms > 0, -1, keepdims=True), tf.float32),
-        "clear": tf.cast(arrays["sentinel/valid"], tf.float32)[..., None],
-    }
-    return {name: _shaped(info, f"sentinel_{name}", x) for name, x in sentinel.items()}
+def _data(dn: tf.Tensor) -> tf.Tensor:
+    """Where codes [h, w, band] hold data in all bands, float32 [h, w, 1]."""
+    return tf.cast(tf.reduce_all(dn > 0, -1, keepdims=True), tf.float32)
 
 
-def _shaped(info: DatasetInfo, name: str, x: tf.Tensor) -> tf.Tensor:
-    side = augmentation.pixels_per_cell(name) * info.patch_m // CELL
-    return tf.ensure_shape(x, [side, side, len(info.bands) if name.endswith("_ms") else 1])
+def _shaped(info: DatasetInfo, side: Tensors) -> Tensors:
+    cells = info.patch_m // CELL
+
+    def shaped(name: str, x: tf.Tensor) -> tf.Tensor:
+        size = augmentation.pixels_per_cell(name) * cells
+        return tf.ensure_shape(x, [size, size, len(info.bands) if name.endswith("_ms") else 1])
+
+    return {name: shaped(name, x) for name, x in side.items()}
 
 
 def _options(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -22,6 +22,9 @@ FACTOR = 3
 TRUNCATE = 4.0
 """Where the Gaussian ends, in standard deviations: scipy.ndimage's default."""
 
+PAN_FACTOR = 2
+"""15 m pixels along one side of a 30 m cell."""
+
 MIN_SIGMA = 0.3
 """Narrower than this, a Gaussian falls between the 10 m pixels instead of weighing them."""
 

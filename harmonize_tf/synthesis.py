@@ -13,9 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from harmonize_tf import degradation, sensors
-from harmonize_tf.augmentation import PAN_FACTOR, Tensors
+from harmonize_tf.augmentation import Tensors
 from harmonize_tf.blur import BlurEstimate
-from harmonize_tf.degradation import FACTOR, TRUNCATE, WARP_SIGMA
+from harmonize_tf.degradation import FACTOR, PAN_FACTOR, TRUNCATE, WARP_SIGMA
+from harmonize_tf.models.layers import repeat_pixels
 from harmonize_tf.radiometry import Bandpass
 
 SPREAD = 1.2
@@ -94,20 +95,19 @@ class Synthesis:
             return tf.ensure_shape(window, [size, size, x.shape[-1]])
 
         # A cell is seen where all that it covers is.
-        gaps = tf.nn.max_pool2d(1.0 - cut(data)[None], FACTOR, FACTOR, "VALID")[0]
+        given = 1.0 - tf.nn.max_pool2d(1.0 - cut(data)[None], FACTOR, FACTOR, "VALID")[0]
         ms = seen(image, data, corner, self._crop, FACTOR, self._blur.draw(which))
         ms = self._to_landsat.apply(ms) + tf.random.stateless_normal(ms.shape, noise, stddev=sensors.OLI_NOISE)
-        inputs = {"landsat_ms": ms, "landsat_valid": 1.0 - gaps}
+        inputs = {"landsat_ms": ms, "landsat_valid": given}
         if self._grey is not None:
             # A convolution with one kernel commutes with the sum over the bands.
             grey = tf.reduce_sum(image * self._grey, -1, keepdims=True)
             sigma = PAN_SIGMA * SPREAD ** tf.random.stateless_uniform([1, 1], pan_blur, -1.0, 1.0)
             pan = seen(grey, data, corner, PAN_FACTOR * self._crop, FACTOR / PAN_FACTOR, tf.tile(sigma, (1, 2)))
             inputs["landsat_pan"] = pan + tf.random.stateless_normal(pan.shape, pan_noise, stddev=sensors.OLI_PAN_NOISE)
-            inputs["landsat_pan_valid"] = tf.repeat(tf.repeat(1.0 - gaps, PAN_FACTOR, 0), PAN_FACTOR, 1)
+            inputs["landsat_pan_valid"] = repeat_pixels(given, PAN_FACTOR)
         # What a cell that is not seen covers is no output of any model, so nothing can be asked about it.
-        given = tf.repeat(tf.repeat(1.0 - gaps, FACTOR, 0), FACTOR, 1)
-        return inputs, {"sentinel_ms": cut(image), "mask": cut(clear) * given}
+        return inputs, {"sentinel_ms": cut(image), "mask": cut(clear) * repeat_pixels(given, FACTOR)}
 
 
 def seen(image: tf.Tensor, data: tf.Tensor, corner: tf.Tensor, count: int, size: float, sigma: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from harmonize_tf import augmentation, dataset
+from harmonize_tf import artifacts, augmentation, dataset
 from harmonize_tf.blur import BlurEstimate
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
@@ -236,10 +236,7 @@ def _delete(model_dir: pathlib.Path) -> None:
 
 
 def _write(model_dir: pathlib.Path, identity: Mapping[str, Any]) -> None:
-    path = model_dir / IDENTITY_FILE
-    aside = path.with_name(path.name + ".tmp")
-    aside.write_text(json.dumps(identity, indent=2, sort_keys=True) + "\n")
-    aside.rename(path)
+    artifacts.write(model_dir / IDENTITY_FILE, artifacts.to_json(identity))
 
 
 def _earlier(model_dir: pathlib.Path) -> Mapping[str, Any] | None:

@@ -200,3 +200,38 @@ LOSSES: dict[str, tuple[Loss, Loss]] = {
     "hinge": (hinge_discriminator, hinge_generator),
 }
 """By name: the discriminator's loss and the generator's."""
+
+
+class Adversary:
+    """A loss at both ends of a discriminator; real and generated images are judged under one mask.
+
+    Args:
+      name: of the loss, one of `LOSSES`.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._judged, self._generated = LOSSES[name]
+        self._relative = name == "relativistic"  # the others' generators do not ask about real images
+
+    def generator(self, judge: PatchGAN, real: tf.Tensor, fake: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """This replica's part of the generator's loss; the discriminator only looks on.
+
+        Args:
+          judge: the discriminator.
+          real: images [N, H, W, channels], normalised.
+          fake: the generated ones, of the same shape.
+          mask: [N, H, W, 1], 0 or 1: where either may be judged.
+        """
+        verdicts = _verdicts(judge, real, fake, mask, training=False) if self._relative else (None, judge(fake, mask))
+        weight = judge.weight(mask)
+        return self._generated(*verdicts, weight, weight)
+
+    def discriminator(self, judge: PatchGAN, real: tf.Tensor, fake: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
+        """This replica's part of the discriminator's loss, in a step of its own; the arguments are `generator`'s."""
+        weight = judge.weight(mask)
+        return self._judged(*_verdicts(judge, real, fake, mask, training=True), weight, weight)
+
+
+def _verdicts(judge: PatchGAN, real: tf.Tensor, fake: tf.Tensor, mask: tf.Tensor, *, training: bool) -> list[tf.Tensor]:
+    """The logits of both, judged in one batch, since each pass in training renews the spectral norms."""
+    return tf.split(judge(tf.concat([real, fake], 0), tf.concat([mask, mask], 0), training=training), 2)

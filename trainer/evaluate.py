@@ -6,7 +6,6 @@ prints two tables and leaves RUN/evaluation/metrics.json. `harmonize_tf.metrics`
 """
 
 import dataclasses
-import json
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from absl import flags
 from tqdm import tqdm
 
 import harmonize_tf
-from harmonize_tf import command, dataset, degradation, patches, sensors
+from harmonize_tf import artifacts, command, dataset, degradation, patches, sensors
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.metrics.consistency import Consistency, ConsistencyMeter
@@ -196,23 +195,15 @@ def _write(out: pathlib.Path, figures: Mapping[str, Figures], info: DatasetInfo)
         "patches": info.counts[FLAGS.split],
         "bands": info.bands,
         "level": info.level,
-        "models": {name: _finite(f.to_dict()) for name, f in figures.items()},
+        "models": {name: f.to_dict() for name, f in figures.items()},
     }
-    path, aside = out / "metrics.json", out / "metrics.json.tmp"
+    path = out / "metrics.json"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        aside.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
-        aside.rename(path)
+        artifacts.write(path, artifacts.to_json(values))
     except OSError as error:
         raise FlagError(f"the evaluation cannot be written there: {error}. Received: out={out}") from error
     return path
-
-
-def _finite(values: Any) -> Any:
-    """JSON knows neither NaN nor infinity: null stands for them."""
-    if isinstance(values, dict):
-        return {name: _finite(value) for name, value in values.items()}
-    return None if isinstance(values, float) and not np.isfinite(values) else values
 
 
 if __name__ == "__main__":

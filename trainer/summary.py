@@ -1,11 +1,11 @@
 """`training/summary.json`: what a finished training came to, and what made it."""
 
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any
 
 import harmonize_tf
+from harmonize_tf import artifacts
 from trainer.checkpoints import Ledger
 from trainer.config import Config
 from trainer.evaluate import Figures
@@ -45,10 +45,6 @@ def write(
         "best_rmse": ledger.best,
         "validation": {name: figures.to_dict() for name, figures in validation.items()},
     }
-    # JSON knows neither NaN (the SSIM of small patches) nor infinity: null stands for them.
-    values = json.loads(json.dumps(values), parse_constant=lambda _: None)
     path = config.model_dir / FILE
-    aside = path.with_name(FILE + ".tmp")
-    aside.write_text(json.dumps(values, indent=2, sort_keys=True, allow_nan=False) + "\n")
-    aside.rename(path)
+    artifacts.write(path, artifacts.to_json(values))
     return path

@@ -61,6 +61,27 @@ class Fidelity:
         return values | {name: dict(zip(self.bands, values[name], strict=True)) for name in ("rmse", "bias")}
 
 
+def compared(bands: Sequence[str], reference: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """The mask as bool, once the shapes of a patch agree.
+
+    Args:
+      bands: names of the last axis.
+      reference: [height, width, band].
+      prediction: the same shape.
+      mask: [height, width], true or 1 where the two are compared.
+
+    Raises:
+      DatasetError: they do not.
+    """
+    mask = np.asarray(mask).astype(bool)
+    if not reference.shape == prediction.shape == (*mask.shape, len(bands)):
+        raise DatasetError(
+            "reference and prediction must both be [height, width, band] on the mask's pixels. Received: "
+            f"reference={reference.shape}, prediction={prediction.shape}, mask={mask.shape}, bands={tuple(bands)}"
+        )
+    return mask
+
+
 class FidelityMeter:
     """Adds up patches.
 
@@ -89,12 +110,7 @@ class FidelityMeter:
         Raises:
           DatasetError: the shapes do not agree.
         """
-        mask = np.asarray(mask).astype(bool)
-        if not reference.shape == prediction.shape == (*mask.shape, len(self.bands)):
-            raise DatasetError(
-                "reference and prediction must both be [height, width, band] on the mask's pixels. Received: "
-                f"reference={reference.shape}, prediction={prediction.shape}, mask={mask.shape}, bands={self.bands}"
-            )
+        mask = compared(self.bands, reference, prediction, mask)
         truth, guess = reference[mask].astype(np.float64), prediction[mask].astype(np.float64)
         error = guess - truth
         self._pixels += len(truth)

@@ -9,14 +9,12 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from harmonize_tf.degradation import FACTOR
+from harmonize_tf.degradation import FACTOR, PAN_FACTOR
 from harmonize_tf.errors import DatasetError
 
 RIM = 4
 """Cells of 30 m inside the cloud's edge, and the image's, that are left out: a step rings, whatever resamples it or
 makes it sharp."""
-
-PAN_FACTOR = 2
 
 
 @dataclasses.dataclass(frozen=True)

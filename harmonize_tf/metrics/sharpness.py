@@ -28,6 +28,7 @@ from scipy import ndimage
 
 from harmonize_tf.degradation import FACTOR
 from harmonize_tf.errors import DatasetError
+from harmonize_tf.metrics.fidelity import compared
 
 TILE = 48
 """Side of a tile, 10 m pixels: 1/6, 1/3 and 1/2 cycles per pixel are bins 8, 16 and 24 of its spectrum."""
@@ -114,12 +115,7 @@ class SharpnessMeter:
         Raises:
           DatasetError: the shapes do not agree.
         """
-        mask = np.asarray(mask).astype(bool)
-        if not reference.shape == prediction.shape == (*mask.shape, len(self.bands)):
-            raise DatasetError(
-                "reference and prediction must both be [height, width, band] on the mask's pixels. Received: "
-                f"reference={reference.shape}, prediction={prediction.shape}, mask={mask.shape}, bands={self.bands}"
-            )
+        mask = compared(self.bands, reference, prediction, mask)
         truth, guess = (np.where(mask[..., None], x, 0.0).astype(np.float64) for x in (reference, prediction))
         self._add_spectra(truth, guess, mask)
         for sums, pixels, period in zip(self._pattern, self._pixels, self.periods, strict=True):

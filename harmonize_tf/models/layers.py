@@ -50,8 +50,8 @@ class Polyphase:
 
 
 def repeat_pixels(x: tf.Tensor, factor: int) -> tf.Tensor:
-    """Shows [N, h, w, B] as [N, factor*h, factor*w, B], each pixel repeated (nearest-neighbour upsampling)."""
-    return tf.repeat(tf.repeat(x, factor, axis=1), factor, axis=2)
+    """Shows [..., h, w, B] as [..., factor*h, factor*w, B], each pixel repeated (nearest-neighbour upsampling)."""
+    return tf.repeat(tf.repeat(x, factor, axis=-3), factor, axis=-2)
 
 
 def masked(x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,4 @@
 import dataclasses
-import subprocess
-import sys
 
 import keras
 import numpy as np
@@ -13,8 +11,9 @@ from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError
 from harmonize_tf.models.landsat import prepare
 from harmonize_tf.models.layers import masked, repeat_pixels
-from trainer import checkpoints, image_pool, task
+from trainer import image_pool, task
 from trainer.config import Config
+from trainer.discriminators import LOSSES
 from trainer.objectives import cyclegan
 
 STEPS, EVERY = 8, 4
@@ -94,7 +93,7 @@ def test_a_steps_losses_are_those_of_each_image_on_its_own(examples, gan_loss):
     adversarial = 0.0
     for judge, real, fake in judges:
         verdicts, weight = [judge(normal(x), mask * clear) for x in (real, fake)], judge.weight(mask * clear)
-        adversarial += float(cyclegan.LOSSES[gan_loss][1](*verdicts, weight, weight))
+        adversarial += float(LOSSES[gan_loss][1](*verdicts, weight, weight))
     logs = {name: float(value) for name, value in model.train_step((inputs, targets)).items()}
     wanted = {"cycle_loss": cycle, "identity_loss": identity, "adversarial_loss": adversarial}
     wanted["loss"] = 10 * cycle + 5 * identity + adversarial
@@ -141,57 +140,22 @@ def undisturbed(examples, tmp_path_factory):
     return model_dir
 
 
-def everything(model_dir):
-    """All of the last state by name: networks, optimizers, average and pools."""
-    reader = tf.train.load_checkpoint(str(model_dir / "checkpoints"))
-    names = [name for name in reader.get_variable_to_shape_map() if "ledger" not in name and "save_counter" not in name]
-    return {name: reader.get_tensor(name) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"}
-
-
-class Killed(BaseException):
-    """Not even a HarmonizeError's `except` sees it."""
-
-
 def test_a_training_that_was_stopped_with_its_pools_in_use_goes_on_as_if_it_had_not(
     examples, undisturbed, small_pool, tmp_path, monkeypatch
 ):
-    counted = task.Progress.on_train_batch_end
-
-    def killed(self, batch, logs=None):
-        if batch == 7:
-            raise Killed
-        counted(self, batch, logs)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoints, "SAVE_SECONDS", 0)
-        patch.setattr(task.Progress, "on_train_batch_end", killed)
-        task.main(argv(examples, tmp_path))
+    runs.killed_after(6, argv(examples, tmp_path), monkeypatch)
     assert "ckpt-6" in (tmp_path / "checkpoints" / "checkpoint").read_text().splitlines()[0]
     task.main(argv(examples, tmp_path))
-    whole, resumed = everything(undisturbed), everything(tmp_path)
+    whole, resumed = runs.everything(undisturbed), runs.everything(tmp_path)
     assert whole.keys() == resumed.keys()
     assert sum(name.startswith("pool_") for name in whole) == 2 * 2 * 2  # domains, places, images and their count
     for name, values in whole.items():
         np.testing.assert_array_equal(resumed[name], values, err_msg=name)
 
 
-TWO_REPLICAS = f"""
-import sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from trainer import image_pool, task, workers
-assert workers.replicas().num_replicas_in_sync == 2
-image_pool.SIZE = {POOL}
-task.main(sys.argv[1:])
-"""
-
-
 def test_two_replicas_train_the_same_model_as_one(examples, undisturbed, tmp_path):
-    command = [sys.executable, "-c", TWO_REPLICAS, *argv(examples, tmp_path)]
-    done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = everything(undisturbed), everything(tmp_path)
+    runs.on_two_replicas(argv(examples, tmp_path), f"image_pool.SIZE = {POOL}")
+    one, two = runs.everything(undisturbed), runs.everything(tmp_path)
     assert one.keys() == two.keys()
     for name, values in one.items():
         np.testing.assert_allclose(two[name], values, atol=1e-5, err_msg=name)
@@ -202,5 +166,5 @@ def test_it_trains_in_fewer_bits_and_the_pools_stay_exact(examples, tmp_path, pr
     task.main(argv(examples, tmp_path, f"--precision={precision}", "--steps=2", "--validate_every=2"))
     found = runs.scalars(tmp_path)
     assert all(np.isfinite(value) for name in found for _, value in found[name]) and "rmse/train" not in found
-    state = everything(tmp_path)
+    state = runs.everything(tmp_path)
     assert all(state[name].dtype in (np.float32, np.int64) for name in state if name.startswith("pool_"))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import tiny_examples
 
-from harmonize_tf import degradation, radiometry, sensors
+from harmonize_tf import artifacts, degradation, radiometry, sensors
 from harmonize_tf.errors import ModelError, RecordError
 from harmonize_tf.metrics.consistency import ConsistencyMeter
 from harmonize_tf.metrics.distribution import DistributionMeter
@@ -143,7 +143,7 @@ def test_a_damaged_test_shard_is_named_and_nothing_written(tmp_path):
 
 
 def test_figures_that_json_does_not_know_become_null():
-    assert evaluate._finite({"a": float("nan"), "b": {"c": float("inf"), "d": 1.5}}) == {
+    assert json.loads(artifacts.to_json({"a": float("nan"), "b": {"c": float("inf"), "d": 1.5}})) == {
         "a": None,
         "b": {"c": None, "d": 1.5},
     }

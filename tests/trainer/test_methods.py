@@ -1,8 +1,6 @@
 """What holds for every training method alike."""
 
 import dataclasses
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,7 +12,7 @@ from harmonize_tf import degradation, sensors
 from harmonize_tf.metrics.planted_cloud import planted_cloud
 from harmonize_tf.metrics.sharpness import SharpnessMeter
 from harmonize_tf.models.harmonizer import load
-from trainer import checkpoints, task
+from trainer import task
 
 RESUMED = ["subpixel --adversarial", "gan", "harmonizer"]
 SHARED = ["subpixel", "gan --gan_loss=relativistic", "harmonizer"]
@@ -55,34 +53,13 @@ def undisturbed(examples, tmp_path_factory):
     return trained
 
 
-def everything(model_dir):
-    """All of the last state by name: networks, optimizers, average."""
-    reader = runs.tf.train.load_checkpoint(str(model_dir / "checkpoints"))
-    names = [name for name in reader.get_variable_to_shape_map() if "ledger" not in name and "save_counter" not in name]
-    return {name: reader.get_tensor(name) for name in names if name != "_CHECKPOINTABLE_OBJECT_GRAPH"}
-
-
-class Killed(BaseException):
-    """Not even a HarmonizeError's `except` sees it."""
-
-
 @pytest.mark.parametrize("method", RESUMED)
 def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(examples, undisturbed, tmp_path, monkeypatch, method):
     """With the adversary in it; `test_resume` stops the pretraining, in other ways too."""
     step = 6
-    counted = task.Progress.on_train_batch_end
-
-    def killed(self, batch, logs=None):
-        if batch == step + 1:
-            raise Killed
-        counted(self, batch, logs)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(checkpoints, "SAVE_SECONDS", 0)
-        patch.setattr(task.Progress, "on_train_batch_end", killed)
-        task.main(argv(examples, tmp_path, method))
+    runs.killed_after(step, argv(examples, tmp_path, method), monkeypatch)
     task.main(argv(examples, tmp_path, method))
-    whole, resumed = everything(undisturbed(method)), everything(tmp_path)
+    whole, resumed = runs.everything(undisturbed(method)), runs.everything(tmp_path)
     assert whole.keys() == resumed.keys() and len(whole) > 20
     for name, values in whole.items():
         np.testing.assert_array_equal(resumed[name], values, err_msg=name)
@@ -92,23 +69,10 @@ def test_a_training_that_was_stopped_goes_on_as_if_it_had_not(examples, undistur
             assert dict(again[name]).items() >= {s: v for s, v in logged[name] if s > step}.items(), name
 
 
-TWO_REPLICAS = """
-import sys
-import tensorflow as tf
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-from trainer import task, workers
-assert workers.replicas().num_replicas_in_sync == 2
-task.main(sys.argv[1:])
-"""
-
-
 @pytest.mark.parametrize("method", SHARED)
 def test_two_replicas_train_the_same_model_as_one(examples, undisturbed, tmp_path, method):
-    command = [sys.executable, "-c", TWO_REPLICAS, *argv(examples, tmp_path, method)]
-    done = subprocess.run(command, cwd=runs.ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-    one, two = everything(undisturbed(method)), everything(tmp_path)
+    runs.on_two_replicas(argv(examples, tmp_path, method))
+    one, two = runs.everything(undisturbed(method)), runs.everything(tmp_path)
     assert one.keys() == two.keys()
     for name, values in one.items():
         np.testing.assert_allclose(two[name], values, atol=1e-5, err_msg=name)

@@ -75,16 +75,12 @@ def test_a_kill_costs_what_was_not_saved_and_leaves_no_trace(undisturbed, tmp_pa
     assert_equal(undisturbed, tmp_path)
 
 
-class Killed(BaseException):
-    """Not even a HarmonizeError's `except` sees it."""
-
-
 @pytest.mark.parametrize("where", ["validation", "state"])
 def test_what_a_kill_in_the_end_of_a_round_leaves_is_made_good(undisturbed, tmp_path, monkeypatch, where):
     def killed(*_, **__):
-        raise Killed
+        raise runs.Killed
 
-    with monkeypatch.context() as patch, pytest.raises(Killed):
+    with monkeypatch.context() as patch, pytest.raises(runs.Killed):
         if where == "validation":
             patch.setattr(loop, "_end_round", killed)
         else:  # the best weights are written, the state that knows them is not

@@ -14,7 +14,8 @@ from harmonize_tf.degradation import FACTOR
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import precision
 from trainer.config import Config
-from trainer.discriminators import LOSSES, PatchGAN
+from trainer.discriminators import Adversary, PatchGAN
+from trainer.objectives import pixelwise
 from trainer.objectives.base import across_replicas, adam, guarded, squared_error
 from trainer.objectives.pixelwise import Pixelwise, masked_part
 
@@ -39,7 +40,27 @@ this its energy was 1 % of the detail's (T33UUU, `SharpnessMeter.checkerboard`).
 PIXELWISE = "pixelwise"
 
 
-class Adversarial(Pixelwise):
+class Contest(Pixelwise):
+    """A training of two sides, each with an optimizer: what generates, and what judges."""
+
+    @property
+    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
+        """Those of both sides."""
+        return super().optimizers | {"discriminator": self.discriminator_optimizer}
+
+    def compile(
+        self, optimizer: keras.optimizers.Optimizer, discriminator_optimizer: keras.optimizers.Optimizer
+    ) -> None:
+        """Takes both optimizers, built."""
+        super().compile(optimizer=optimizer)
+        self.discriminator_optimizer = discriminator_optimizer
+
+    def standardized(self, image: tf.Tensor) -> tf.Tensor:
+        """Reflectance [N, H, W, B] as discriminators are shown it."""
+        return (image - tf.constant(self.harmonizer.mean)) / tf.constant(self.harmonizer.std)
+
+
+class Adversarial(Contest):
     """The training of a Harmonizer with a discriminator that knows Sentinel-2's images.
 
     Real and generated images are judged where `targets["mask"]` is 1, both under the same mask. The last weights are
@@ -57,29 +78,16 @@ class Adversarial(Pixelwise):
     def __init__(self, harmonizer: Harmonizer, discriminator: PatchGAN, config: Config) -> None:
         super().__init__(harmonizer)
         self.discriminator = discriminator
-        self._judged, self._generated = LOSSES[config.gan_loss]
-        self._relative = config.gan_loss == "relativistic"
+        self._adversary = Adversary(config.gan_loss)
         self._weight = config.adversarial_weight
         self.keeps_best = not config.adversarial
         self._pretraining = math.ceil(PRETRAINING * config.steps) if config.adversarial else config.steps
         self._ramp = math.ceil(RAMP * config.steps)
 
     @property
-    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        """The Harmonizer's and the discriminator's."""
-        return super().optimizers | {"discriminator": self.discriminator_optimizer}
-
-    @property
     def state(self) -> dict[str, list[keras.Variable]]:
         """All that a step changes; a discriminator's spectral norms are among its weights."""
         return super().state | {"discriminator": self.discriminator.weights}
-
-    def compile(
-        self, optimizer: keras.optimizers.Optimizer, discriminator_optimizer: keras.optimizers.Optimizer
-    ) -> None:
-        """Takes both optimizers, built."""
-        super().compile(optimizer=optimizer)
-        self.discriminator_optimizer = discriminator_optimizer
 
     def phase_of(self, step: int) -> str:
         """Alone, or with the adversary."""
@@ -91,24 +99,24 @@ class Adversarial(Pixelwise):
             return super().train_step(batch)
         inputs, targets = batch
         mask, variables = targets["mask"], self.harmonizer.trainable_variables
-        real = self._standardized(targets["sentinel_ms"], targets)
-        weight = self.discriminator.weight(mask)
+        real = self._by_daylight(targets["sentinel_ms"], targets)
         with tf.GradientTape() as tape:
             output = self.harmonizer(inputs, training=True)
-            fake = self._standardized(output, targets)
+            fake = self._by_daylight(output, targets)
             pixel = masked_part(self.penalty(output, targets), mask)
-            if self._relative:
-                verdicts = tf.split(self._judge(real, fake, mask, training=False), 2)
-            else:  # least squares and hinge do not ask about real images
-                verdicts = None, self.discriminator(fake, mask, training=False)
-            adversarial = self._generated(*verdicts, weight, weight)
+            adversarial = self._adversary.generator(self.discriminator, real, fake, mask)
             loss = pixel + self._ramped() * adversarial + PATTERN * self._pattern(output - targets["sentinel_ms"], mask)
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, variables)
         squared = masked_part(squared_error(output, targets), mask)
         loss, pixel, adversarial, squared = across_replicas(loss, pixel, adversarial, squared)
         norm = self.apply(self.optimizer, loss, gradients, variables)
-        judged, its_norm = self._train_discriminator(real, tf.stop_gradient(fake), mask, weight)
+        fake = tf.stop_gradient(fake)
+        judged, its_norm = self.minimize(
+            self.discriminator_optimizer,
+            self.discriminator.trainable_variables,
+            lambda: self._adversary.discriminator(self.discriminator, real, fake, mask),
+        )
         return {
             "loss": loss,
             "rmse": tf.sqrt(squared),
@@ -119,25 +127,9 @@ class Adversarial(Pixelwise):
             "gradient_norm_discriminator": its_norm,
         }
 
-    def _train_discriminator(
-        self, real: tf.Tensor, fake: tf.Tensor, mask: tf.Tensor, weight: tf.Tensor
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        variables = self.discriminator.trainable_variables
-        with tf.GradientTape() as tape:
-            loss = self._judged(*tf.split(self._judge(real, fake, mask, training=True), 2), weight, weight)
-            scaled = self.discriminator_optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables)
-        (loss,) = across_replicas(loss)
-        return loss, self.apply(self.discriminator_optimizer, loss, gradients, variables)
-
-    def _judge(self, real: tf.Tensor, fake: tf.Tensor, mask: tf.Tensor, training: bool) -> tf.Tensor:
-        """The verdicts on both, [2 batch, h', w', 1]: in one batch, since each pass in training renews the norms."""
-        both = tf.concat([real, fake], 0), tf.concat([mask, mask], 0)
-        return self.discriminator(*both, training=training)
-
-    def _standardized(self, image: tf.Tensor, targets: Tensors) -> tf.Tensor:
+    def _by_daylight(self, image: tf.Tensor, targets: Tensors) -> tf.Tensor:
         """What the discriminator is shown: by daylight, since it is to know ground and not lamps."""
-        return (by_daylight(image, targets) - tf.constant(self.harmonizer.mean)) / tf.constant(self.harmonizer.std)
+        return self.standardized(by_daylight(image, targets))
 
     def _pattern(self, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """This replica's part of the mean square of the nine phases' mean errors, over the global batch."""
@@ -156,8 +148,10 @@ class Adversarial(Pixelwise):
         return self._weight * 0.5 * (1.0 - tf.cos(math.pi * tf.clip_by_value(done / self._ramp, 0.0, 1.0)))
 
 
-def training(config: Config, harmonizer: Harmonizer) -> Adversarial:
-    """The training of a Harmonizer as the flags say; call it inside the strategy's scope."""
+def training(config: Config, harmonizer: Harmonizer) -> Pixelwise:
+    """The training of a Harmonizer, with an adversary or without; call it inside the strategy's scope."""
+    if not config.adversarial:
+        return pixelwise.training(config, harmonizer)
     model = Adversarial(harmonizer, discriminator(config, harmonizer), config)
     compile_both(model, config)
     return model

@@ -8,6 +8,8 @@ A method is a file beside this one, with
     training    (config, harmonizer) -> its compiled `Objective`; called inside the strategy's scope
 """
 
+from collections.abc import Callable
+
 import keras
 import tensorflow as tf
 
@@ -116,6 +118,26 @@ class Objective(keras.Model):
         # Keras sums over the replicas once more.
         optimizer.apply([g / replicas.num_replicas_in_sync for g in gradients], variables)
         return norm / scale
+
+    def minimize(
+        self, optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable], loss: Callable[[], tf.Tensor]
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """One step of one optimizer.
+
+        Args:
+          optimizer: as for `apply`.
+          variables: what it changes.
+          loss: returns this replica's part of the loss.
+
+        Returns:
+          The loss of the global batch, and the norm of the gradients.
+        """
+        with tf.GradientTape() as tape:
+            part = loss()
+            scaled = optimizer.scale_loss(part)
+        gradients = tape.gradient(scaled, variables)
+        (whole,) = across_replicas(part)
+        return whole, self.apply(optimizer, whole, gradients, variables)
 
     def test_step(self, batch: tuple[Tensors, Tensors]) -> dict[str, tf.Tensor]:
         """Adds a batch to the means, as what is served does on it."""

@@ -26,12 +26,12 @@ from harmonize_tf.models.layers import masked, repeat_pixels
 from harmonize_tf.models.resnet import ResNet
 from trainer import precision
 from trainer.config import Config
-from trainer.discriminators import LOSSES, PatchGAN
+from trainer.discriminators import Adversary, PatchGAN
 from trainer.image_pool import ImagePool
 from trainer.objectives import base
-from trainer.objectives.adversarial import BETA_1
+from trainer.objectives.adversarial import BETA_1, Contest
 from trainer.objectives.base import across_replicas, guarded
-from trainer.objectives.pixelwise import Pixelwise, masked_part
+from trainer.objectives.pixelwise import masked_part
 
 STREAMS = ("unpaired",)
 DEFAULTS = {
@@ -69,7 +69,7 @@ class ConstantThenLinear(keras.optimizers.schedules.LearningRateSchedule):
         return {"rate": self.rate, "steps": self.steps}
 
 
-class CycleGAN(Pixelwise):
+class CycleGAN(Contest):
     """The training of a Harmonizer along with the way back and a discriminator at both ends.
 
     Every loss counts in the bands' standard deviations and is a mean over what it may ask about: of images made of
@@ -99,14 +99,7 @@ class CycleGAN(Pixelwise):
         super().__init__(harmonizer)
         self.backward, self._pools = backward, pools
         self.judge_a, self.judge_b = judges
-        self._weight = config.adversarial_weight
-        self._judged, self._generated = LOSSES[config.gan_loss]
-        self._relative = config.gan_loss == "relativistic"
-
-    @property
-    def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
-        """That of both generators and that of both discriminators."""
-        return super().optimizers | {"discriminator": self.discriminator_optimizer}
+        self._adversary, self._weight = Adversary(config.gan_loss), config.adversarial_weight
 
     @property
     def state(self) -> dict[str, list[keras.Variable | tf.Variable]]:
@@ -128,13 +121,6 @@ class CycleGAN(Pixelwise):
         """Of both discriminators."""
         return self.judge_a.trainable_variables + self.judge_b.trainable_variables
 
-    def compile(
-        self, optimizer: keras.optimizers.Optimizer, discriminator_optimizer: keras.optimizers.Optimizer
-    ) -> None:
-        """Takes both optimizers, built."""
-        super().compile(optimizer=optimizer)
-        self.discriminator_optimizer = discriminator_optimizer
-
     def train_step(self, batch: tuple[Tensors, Tensors]) -> dict[str, tf.Tensor]:
         """One step of all four networks; "loss" is what the generators' step makes smaller. There is no RMSE."""
         inputs, targets = batch
@@ -143,7 +129,7 @@ class CycleGAN(Pixelwise):
         clear_a = valid_a * repeat_pixels(inputs["landsat_clear"], FACTOR)
         clear_b = targets["mask"]
         b = masked(targets["sentinel_ms"], clear_b)
-        real_a, real_b = self._standardized(a), self._standardized(b)
+        real_a, real_b = self.standardized(a), self.standardized(b)
         with tf.GradientTape() as tape:
             # Two passes of each generator: what does not wait for the other's answer goes in one.
             detail_a, detail_b = _both(self.harmonizer.refine, (a, valid_a), (b, clear_b))
@@ -154,19 +140,23 @@ class CycleGAN(Pixelwise):
             again_b = like_a + self.harmonizer.refine(like_a, clear_b)
             cycle = self._distance(again_a, a, clear_a) + self._distance(again_b, b, clear_b)
             identity = self._distance(same_a, a, clear_a) + self._distance(same_b, b, clear_b)
-            fake_a, fake_b = self._standardized(like_a), self._standardized(like_b)
+            fake_a, fake_b = self.standardized(like_a), self.standardized(like_b)
             shared = clear_a * clear_b
-            adversarial = self._fooled(self.judge_a, real_a, fake_a, shared)
-            adversarial += self._fooled(self.judge_b, real_b, fake_b, shared)
+            adversarial = self._adversary.generator(self.judge_a, real_a, fake_a, shared)
+            adversarial += self._adversary.generator(self.judge_b, real_b, fake_b, shared)
             loss = CYCLE * cycle + IDENTITY * identity + self._weight * adversarial
             scaled = self.optimizer.scale_loss(loss)
         gradients = tape.gradient(scaled, self.generator_variables)
         loss, cycle, identity, adversarial = across_replicas(loss, cycle, identity, adversarial)
         norm = self.apply(self.optimizer, loss, gradients, self.generator_variables)
         pool_a, pool_b = self._pools
-        judged, its_norm = self._train_discriminators(
-            (self.judge_a, real_a, clear_a, *pool_a(tf.stop_gradient(fake_a), clear_b)),
-            (self.judge_b, real_b, clear_b, *pool_b(tf.stop_gradient(fake_b), clear_a)),
+        old_a, mask_a = pool_a(tf.stop_gradient(fake_a), clear_b)
+        old_b, mask_b = pool_b(tf.stop_gradient(fake_b), clear_a)
+        judged, its_norm = self.minimize(
+            self.discriminator_optimizer,
+            self.discriminator_variables,
+            lambda: self._adversary.discriminator(self.judge_a, real_a, old_a, clear_a * mask_a)
+            + self._adversary.discriminator(self.judge_b, real_b, old_b, clear_b * mask_b),
         )
         return {
             "loss": loss,
@@ -180,48 +170,20 @@ class CycleGAN(Pixelwise):
 
     def _blurred(self, image: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """What the way back adds to an image, reflectance."""
-        return self.backward(masked(self._standardized(image), valid), valid) * tf.constant(self.harmonizer.std)
+        return self.backward(masked(self.standardized(image), valid), valid) * tf.constant(self.harmonizer.std)
 
     def _distance(self, image: tf.Tensor, wanted: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
         """This replica's part of the mean absolute difference, standard deviations."""
         difference = tf.abs(image - wanted) / tf.constant(self.harmonizer.std)
         return masked_part(tf.reduce_mean(difference, -1, keepdims=True), mask)
 
-    def _fooled(self, judge: PatchGAN, real: tf.Tensor, fake: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """The generator's loss."""
-        if self._relative:
-            verdicts = _both(judge, (real, mask), (fake, mask))
-        else:  # least squares and hinge do not ask about real images
-            verdicts = None, judge(fake, mask)
-        weight = judge.weight(mask)
-        return self._generated(*verdicts, weight, weight)
-
-    def _train_discriminators(
-        self, *judgements: tuple[PatchGAN, tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """One step; each judgement is who judges, a real image and its mask, and a generated image and its mask."""
-        loss = 0.0
-        with tf.GradientTape() as tape:
-            for judge, real, real_mask, fake, fake_mask in judgements:
-                mask = real_mask * fake_mask
-                weight = judge.weight(mask)
-                # In one batch, since each pass in training renews the spectral norms.
-                loss += self._judged(*_both(judge, (real, mask), (fake, mask), training=True), weight, weight)
-            scaled = self.discriminator_optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, self.discriminator_variables)
-        (loss,) = across_replicas(loss)
-        return loss, self.apply(self.discriminator_optimizer, loss, gradients, self.discriminator_variables)
-
-    def _standardized(self, image: tf.Tensor) -> tf.Tensor:
-        return (image - tf.constant(self.harmonizer.mean)) / tf.constant(self.harmonizer.std)
-
 
 Masked = tuple[tf.Tensor, tf.Tensor]
 
 
-def _both(network: Callable[..., tf.Tensor], first: Masked, second: Masked, **arguments: bool) -> list[tf.Tensor]:
+def _both(network: Callable[..., tf.Tensor], first: Masked, second: Masked) -> list[tf.Tensor]:
     """A network's answers on two batches of images and masks, in one pass."""
-    return tf.split(network(*(tf.concat(x, 0) for x in zip(first, second, strict=True)), **arguments), 2)
+    return tf.split(network(*(tf.concat(x, 0) for x in zip(first, second, strict=True))), 2)
 
 
 def build(config: Config, info: DatasetInfo) -> Harmonizer:

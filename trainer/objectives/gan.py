@@ -7,7 +7,7 @@ drawn for each band and patch; `--noadversarial` is the same without its adversa
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer.config import Config
-from trainer.objectives import adversarial, base, pixelwise
+from trainer.objectives import adversarial, base
 
 STREAMS = ("degraded",)
 DEFAULTS = {
@@ -20,6 +20,4 @@ def build(config: Config, info: DatasetInfo) -> Harmonizer:
     return base.build(config, info, "resnet")
 
 
-def training(config: Config, harmonizer: Harmonizer) -> base.Objective:
-    """The training of a Harmonizer as the flags say; call it inside the strategy's scope."""
-    return (adversarial if config.adversarial else pixelwise).training(config, harmonizer)
+training = adversarial.training

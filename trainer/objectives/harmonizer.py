@@ -18,7 +18,7 @@ from harmonize_tf.models.layers import masked
 from trainer.config import Config
 from trainer.objectives import base, pixelwise
 from trainer.objectives.adversarial import Adversarial, compile_both, discriminator
-from trainer.objectives.base import across_replicas, guarded
+from trainer.objectives.base import guarded
 
 STREAMS = ("natural", "degraded")
 DEFAULTS = {
@@ -96,15 +96,13 @@ class Closed(Adversarial):
         """Landsat as it is, against Sentinel-2 of the same place shown as Landsat."""
         clear = -tf.nn.max_pool2d(-targets["mask"], FACTOR, FACTOR, "VALID")  # all of a cell
         physical = self.harmonizer.bandpass.inverse().apply(self.harmonizer.degrade(targets["sentinel_ms"], clear))
-        variables = self.correction.trainable_variables
-        with tf.GradientTape() as tape:
+
+        def loss() -> tf.Tensor:
             error = physical + self._correct(masked(physical, clear)) - inputs["landsat_ms"]
             squared = tf.reduce_mean(tf.square(error / tf.constant(self.harmonizer.std)), -1, keepdims=True)
-            loss = pixelwise.masked_part(squared, clear)
-            scaled = self.correction_optimizer.scale_loss(loss)
-        gradients = tape.gradient(scaled, variables)
-        (loss,) = across_replicas(loss)
-        return loss, self.apply(self.correction_optimizer, loss, gradients, variables)
+            return pixelwise.masked_part(squared, clear)
+
+        return self.minimize(self.correction_optimizer, self.correction.trainable_variables, loss)
 
     def _correct(self, ms: tf.Tensor) -> tf.Tensor:
         """What is to be added to the physical model's Landsat, reflectance."""

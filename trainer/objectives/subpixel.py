@@ -3,7 +3,7 @@
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer.config import Config
-from trainer.objectives import adversarial, base, pixelwise
+from trainer.objectives import adversarial, base
 
 STREAMS = ("paired",)
 DEFAULTS = {
@@ -16,6 +16,4 @@ def build(config: Config, info: DatasetInfo) -> Harmonizer:
     return base.build(config, info, "subpixel")
 
 
-def training(config: Config, harmonizer: Harmonizer) -> base.Objective:
-    """The training of a Harmonizer as the flags say; call it inside the strategy's scope."""
-    return (adversarial if config.adversarial else pixelwise).training(config, harmonizer)
+training = adversarial.training

@@ -1,0 +1,24 @@
+"""Files that a command leaves: written aside and renamed, so that none is ever half there."""
+
+import json
+import os
+import pathlib
+from typing import Any
+
+
+def write(path: str | os.PathLike, text: str) -> None:
+    """Writes a text file; its folder has to be there.
+
+    Raises:
+      OSError: it cannot be written.
+    """
+    path = pathlib.Path(path)
+    aside = path.with_name(path.name + ".tmp")
+    aside.write_text(text)
+    aside.rename(path)
+
+
+def to_json(values: Any) -> str:
+    """Indented JSON with sorted keys. It knows neither NaN nor infinity: null stands for them."""
+    plain = json.loads(json.dumps(values), parse_constant=lambda _: None)
+    return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False) + "\n"
