@@ -10,7 +10,7 @@ import keras
 import tensorflow as tf
 
 from harmonize_tf.errors import ModelError
-from harmonize_tf.models.layers import masked, standardized
+from harmonize_tf.models.layers import bent, masked, standardized
 from harmonize_tf.models.resnet import INITIAL_STDDEV, SLOPE
 
 NORMS = ("none", "spectral", "instance")
@@ -92,7 +92,7 @@ class PatchGAN(keras.layers.Layer):
             if self.norm == "instance" and 0 < number <= self.n_layers:
                 x = standardized(x, tf.cast(valid > 0, tf.float32))
             if number <= self.n_layers:
-                x = tf.cast(tf.maximum(x, SLOPE * x), self.compute_dtype if number < self.n_layers else tf.float32)
+                x = tf.cast(bent(x, slope=SLOPE), self.compute_dtype if number < self.n_layers else tf.float32)
         return x
 
     def weight(self, clear: tf.Tensor) -> tf.Tensor:

@@ -91,8 +91,7 @@ class Consistency:
         """K F of what is missing, with the margin in which F reaches out and K looks back."""
         margin = self._upsample.radius
         rest = tf.pad(rest, [[0, 0], [margin, margin], [margin, margin], [0, 0]])
-        margin *= degradation.FACTOR
-        return self._upsample(self._inverse(rest))[:, margin:-margin, margin:-margin]
+        return self._upsample(self._inverse(rest), "VALID")
 
     def _solve(self, rest: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Chebyshev semi-iteration for `valid * blocks(y) = rest`."""

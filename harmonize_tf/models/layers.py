@@ -4,7 +4,8 @@
 window cut from a scene with enough context, or a scene padded with no-data, gives the same pixels as the scene itself.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -42,10 +43,13 @@ class Polyphase:
             kernel[:, :, :, band, :, band] = both.reshape(side, side, self._in_factor**2, self._out_factor**2)
         self._kernel = kernel.reshape(side, side, self._in_factor**2 * bands, self._out_factor**2 * bands)
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """Maps float32 [N, in_factor*h, in_factor*w, B] to [N, out_factor*h, out_factor*w, B]; zero outside."""
+    def __call__(self, x: tf.Tensor, padding: str = "SAME") -> tf.Tensor:
+        """Maps float32 [N, in_factor*h, in_factor*w, B] to [N, out_factor*h, out_factor*w, B]; zero outside.
+
+        With padding "VALID" the outer `radius` cells of `x` are not among those that come out.
+        """
         x = tf.nn.space_to_depth(x, self._in_factor) if self._in_factor > 1 else x
-        x = tf.nn.conv2d(x, self._kernel, 1, "SAME")
+        x = tf.nn.conv2d(x, self._kernel, 1, padding)
         return tf.nn.depth_to_space(x, self._out_factor) if self._out_factor > 1 else x
 
 
@@ -59,10 +63,43 @@ def masked(x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
     return tf.where(valid > 0, x, tf.zeros_like(x))
 
 
+def bent(x: tf.Tensor, valid: tf.Tensor | None = None, slope: float = 0.0) -> tf.Tensor:
+    """Leaky ReLU, and zero where `valid` [N, h, w, 1] is; what invalid pixels hold has to be finite.
+
+    Its gradient looks at what came out, which has the sign of what went in. So nothing else needs a convolution's sum
+    before it is bent, and TensorFlow bends it inside of the convolution.
+
+    Args:
+      x: [N, h, w, C].
+      valid: 0 or 1, of the type of `x`; None where everything is.
+      slope: below zero.
+    """
+
+    @tf.custom_gradient
+    def function(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
+        y = tf.nn.leaky_relu(x, slope) if slope else tf.nn.relu(x)
+        y = y if valid is None else y * valid
+
+        def gradient(upstream: tf.Tensor) -> tf.Tensor:
+            if not slope:  # zero where `y` is
+                return tf.raw_ops.ReluGrad(gradients=upstream, features=y)
+            upstream = upstream if valid is None else upstream * valid
+            return tf.raw_ops.LeakyReluGrad(gradients=upstream, features=y, alpha=slope)
+
+        return y, gradient
+
+    return function(x)
+
+
 def padded(x: tf.Tensor, multiple: int) -> tf.Tensor:
     """Pads rows and columns at the end with zeros, which is "not valid" in all inputs, up to a multiple."""
     missing = -tf.shape(x)[1:3] % multiple
     return tf.pad(x, [[0, 0], [0, missing[0]], [0, missing[1]], [0, 0]])
+
+
+def cropped(x: tf.Tensor, margin: int) -> tf.Tensor:
+    """Leaves a margin out all around: an indexing by slices, the gradient of which takes five times as long."""
+    return tf.slice(x, (0, margin, margin, 0), tf.shape(x) - (0, 2 * margin, 2 * margin, 0))
 
 
 def standardized(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:
@@ -133,7 +170,7 @@ class ResidualBlock(keras.layers.Layer):
     def __init__(self, filters: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.filters = filters
-        self.first = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", dtype=self.dtype_policy)
+        self.first = keras.layers.Conv2D(filters, 3, padding="same", dtype=self.dtype_policy)
         self.second = keras.layers.Conv2D(filters, 3, padding="same", dtype=self.dtype_policy)
 
     def build(self, input_shape: Sequence[int | None]) -> None:
@@ -143,8 +180,30 @@ class ResidualBlock(keras.layers.Layer):
 
     def call(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Maps [N, h, w, filters], zero where `valid` [N, h, w, 1] is, to the same."""
-        return x + self.second(self.first(x) * valid) * valid
+        return (x + self.second(bent(self.first(x), valid))) * valid
 
     def get_config(self) -> dict[str, object]:
         """Returns the arguments."""
         return {**super().get_config(), "filters": self.filters}
+
+
+class RepeatedConv2D(keras.layers.Conv2D):
+    """A convolution of 3x3 on an image whose pixels are each repeated 2 x 2, without ever making that image.
+
+    Of the nine pixels under a kernel only four differ, so that four kernels of 2x2, sums of its weights, do the same
+    with 16/36 of the multiplications. Its arguments are those of Keras's Conv2D.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, autocast=False, **kwargs)  # weights are added up in float32
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """Maps [N, h, w, C] to [N, 2h, 2w, filters]; zero outside."""
+        # Rows 2i - 1 and 2i of the image, in this order, look at rows i - 1 and i of `x`: with these of three weights.
+        shared = tf.constant([[[1, 1, 0], [0, 0, 1]], [[1, 0, 0], [0, 1, 1]]], tf.float32)
+        kernel = tf.einsum("ark,bcl,klio->rciabo", shared, shared, self.kernel)
+        kernel = tf.reshape(kernel, (2, 2, -1, 4 * self.filters))
+        kernel, bias = tf.cast(kernel, x.dtype), tf.cast(tf.tile(self.bias, (4,)), x.dtype)
+        x = tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])
+        x = tf.nn.bias_add(tf.nn.conv2d(x, kernel, 1, "VALID"), bias)
+        return cropped(tf.nn.depth_to_space(x, 2), 1)  # from -1 to 2h

@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from harmonize_tf.degradation import FACTOR
-from harmonize_tf.models.layers import HEAD_SCALE, PACKAGE, padded, repeat_pixels, standardized
+from harmonize_tf.models.layers import HEAD_SCALE, PACKAGE, RepeatedConv2D, bent, padded, standardized
 
 NORMS = ("none", "instance")
 
@@ -58,17 +58,17 @@ class ResNet(keras.layers.Layer):
         # convolutions of stride 2 and the entry look at; the worst of the four places that a pixel can have in a cell.
         self.reach = 8 * blocks + 15 if norm == "none" else None
         self.halo = math.ceil(self.reach / FACTOR) if norm == "none" else None
-        # The entry reads and the head writes float32 under every policy; what lies between may be faster.
+        # The entry reads float32 under every policy; see `Subpixel`.
         policy = self.dtype_policy
         self.entry = self._convolution(filters, 7, dtype="float32")
         self.down = [self._convolution(n * filters, 3, strides=2, dtype=policy) for n in (2, 4)]
         self.first = [self._convolution(4 * filters, 3, dtype=policy) for _ in range(blocks)]
         # All the blocks together add as much variance as they are given, however many they are.
         self.second = [self._convolution(4 * filters, 3, gain=1 / blocks, dtype=policy) for _ in range(blocks)]
-        transposed = {"kind": keras.layers.Conv2DTranspose, "strides": 2} if norm == "instance" else {}
-        self.up = [self._convolution(n * filters, 3, **transposed, dtype=policy) for n in (2, 1)]
+        kind = {"kind": RepeatedConv2D} if norm == "none" else {"kind": keras.layers.Conv2DTranspose, "strides": 2}
+        self.up = [self._convolution(n * filters, 3, **kind, dtype=policy) for n in (2, 1)]
         small = keras.initializers.VarianceScaling(HEAD_SCALE, "fan_in", "truncated_normal")
-        self.head = keras.layers.Conv2D(bands, 7, padding="same", kernel_initializer=small, dtype="float32")
+        self.head = keras.layers.Conv2D(bands, 7, padding="same", kernel_initializer=small, dtype=policy)
 
     def build(self, input_shape: object = None) -> None:
         """Creates the weights; the shapes follow from the arguments."""
@@ -95,24 +95,21 @@ class ResNet(keras.layers.Layer):
         at_20m = tf.nn.max_pool2d(valid, 2, 2, "VALID")
         at_40m = tf.nn.max_pool2d(at_20m, 2, 2, "VALID")
         x = tf.concat([image, valid], -1) if self.norm == "none" else image
-        x = tf.cast(self._bent(self._normalized(self.entry(x), valid)), self.compute_dtype)
+        x = tf.cast(self._bent(self.entry(x), valid), self.compute_dtype)
         for layer, mask in zip(self.down, (at_20m, at_40m), strict=True):
-            x = self._bent(self._normalized(layer(x), mask))
+            x = self._bent(layer(x), mask)
         for first, second in zip(self.first, self.second, strict=True):
-            inner = self._bent(self._normalized(first(x), at_40m))
-            x += self._normalized(second(inner), at_40m)
+            inner = second(self._bent(first(x), at_40m))
+            inner = standardized(inner, at_40m) if self.norm == "instance" else inner
+            x = (x + inner) * tf.cast(at_40m, x.dtype)
         for layer, mask in zip(self.up, (at_20m, valid), strict=True):
-            x = layer(x if self.norm == "instance" else repeat_pixels(x, 2))
-            x = self._bent(self._normalized(x, mask))
-        return self.head(tf.cast(x, tf.float32))[:, :height, :width]
+            x = self._bent(layer(x), mask)
+        return tf.cast(self.head(x), tf.float32)[:, :height, :width]
 
-    def _bent(self, x: tf.Tensor) -> tf.Tensor:
+    def _bent(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """ReLU; without normalization a leaky one, as nothing else keeps a layer from falling silent for good."""
-        return tf.maximum(x, SLOPE * x if self.norm == "none" else 0.0)
-
-    def _normalized(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         x = standardized(x, valid) if self.norm == "instance" else x
-        return x * tf.cast(valid, x.dtype)
+        return bent(x, tf.cast(valid, x.dtype), SLOPE if self.norm == "none" else 0.0)
 
     def _convolution(
         self,

@@ -12,6 +12,7 @@ from harmonize_tf.models.layers import (
     PACKAGE,
     Polyphase,
     ResidualBlock,
+    bent,
     padded,
     repeat_pixels,
     resample,
@@ -51,12 +52,13 @@ class Subpixel(keras.layers.Layer):
             self.halo = 2 * math.ceil((math.ceil(reach * 2 / 3) + 1 + 2) / 2)
             self._to_20m, self._mask_to_20m = Polyphase([cubic_weights(2, 3)] * bands), Polyphase([cubic_weights(2, 3)])
             self._pan_to_20m = Polyphase([cubic_weights(4, 3)])
-        # The entry reads and the head writes float32 under every policy; what lies between may be faster.
+        # The entry reads float32 under every policy: with the 8 bits of bfloat16 the gradients' error is 2.7 times that
+        # of a network whose other layers alone have them (16 x 64, T33UUU: 0.077 against 0.029 of their norm).
         policy = self.dtype_policy
-        self.entry = keras.layers.Conv2D(filters, 3, padding="same", activation="relu", dtype=policy)
+        self.entry = keras.layers.Conv2D(filters, 3, padding="same", dtype="float32")
         self.body = [ResidualBlock(filters, dtype=policy) for _ in range(blocks)]
         self.head = keras.layers.Conv2D(
-            scale**2 * bands, 3, padding="same", kernel_initializer=ICNR(scale, HEAD_SCALE), dtype="float32"
+            scale**2 * bands, 3, padding="same", kernel_initializer=ICNR(scale, HEAD_SCALE), dtype=policy
         )
 
     def build(self, input_shape: object = None) -> None:
@@ -93,12 +95,11 @@ class Subpixel(keras.layers.Layer):
         return tf.nn.depth_to_space(self._network([x * anywhere for x in inputs], anywhere), 2)
 
     def _network(self, inputs: list[tf.Tensor], valid: tf.Tensor) -> tf.Tensor:
-        x = tf.cast(tf.concat([*inputs, valid], -1), self.compute_dtype)
-        mask = tf.cast(valid, self.compute_dtype)
-        x = self.entry(x) * mask
+        x = bent(self.entry(tf.concat([*inputs, valid], -1)), valid)
+        x, mask = tf.cast(x, self.compute_dtype), tf.cast(valid, self.compute_dtype)
         for block in self.body:
             x = block(x, mask)
-        return self.head(tf.cast(x, tf.float32))
+        return tf.cast(self.head(x), tf.float32)
 
     def get_config(self) -> dict[str, object]:
         """Returns the arguments."""

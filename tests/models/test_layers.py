@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from harmonize_tf.degradation import cubic_weights, degrade, gaussian_weights
-from harmonize_tf.models.layers import ICNR, Polyphase, ResidualBlock, repeat_pixels, resample
+from harmonize_tf.models.layers import ICNR, Polyphase, RepeatedConv2D, ResidualBlock, bent, repeat_pixels, resample
 
 
 def random_tensor(*shape, seed=0):
@@ -71,3 +71,32 @@ def test_a_residual_block_lets_nothing_through_invalid_pixels():
     block.second.bias.assign([1.0, 1.0, -1.0, 0.0])
     valid[:, :, 6:] = 0
     np.testing.assert_allclose(block(x * valid, valid)[:, :, :6], block(x[:, :, :6], valid[:, :, :6]), atol=1e-6)
+
+
+def test_a_convolution_of_repeated_pixels_equals_the_one_of_the_image_they_make():
+    layer, x = RepeatedConv2D(5, 3, padding="same"), random_tensor(2, 7, 6, 3)
+    layer.build((None, None, None, 3))
+    layer.bias.assign(random_tensor(5))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        ours = layer(x)
+        expected = tf.nn.conv2d(repeat_pixels(x, 2), layer.kernel, 1, "SAME") + layer.bias
+        weight = random_tensor(*expected.shape, seed=2)
+        losses = tf.reduce_sum(weight * ours), tf.reduce_sum(weight * expected)
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+    gradients = (tape.gradient(loss, [x, *layer.trainable_variables]) for loss in losses)
+    for a, b in zip(*gradients, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.2])
+@pytest.mark.parametrize("gaps", [True, False])
+def test_masked_relus_and_their_gradients_are_those_of_the_plain_formula(slope, gaps):
+    x, upstream = (random_tensor(2, 5, 4, 3, seed=n) - 0.25 for n in (0, 1))
+    valid = tf.cast(random_tensor(2, 5, 4, 1, seed=2) > 0.2, tf.float32) if gaps else None
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(x)
+        ours, expected = bent(x, valid, slope), tf.maximum(x, slope * x) * (1.0 if valid is None else valid)
+    np.testing.assert_array_equal(ours, expected)
+    gradients = [tape.gradient(y, x, output_gradients=upstream) for y in (ours, expected)]
+    np.testing.assert_array_equal(*gradients)

@@ -13,6 +13,7 @@ from harmonize_tf.augmentation import Tensors, by_daylight
 from harmonize_tf.degradation import FACTOR
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import precision
+from trainer.adam import Adam
 from trainer.config import Config
 from trainer.discriminators import Adversary, PatchGAN
 from trainer.objectives import pixelwise
@@ -166,7 +167,7 @@ def discriminator(config: Config, harmonizer: Harmonizer) -> PatchGAN:
 
 def compile_both(model: Adversarial, config: Config) -> None:
     """Gives it Adam for both networks."""
-    alternating = keras.optimizers.Adam(DISCRIMINATOR_RATE, beta_1=BETA_1)
+    alternating = Adam(DISCRIMINATOR_RATE, beta_1=BETA_1)
     model.compile(
         guarded(adam(config), model.harmonizer.trainable_variables, config),
         guarded(alternating, model.discriminator.trainable_variables, config),

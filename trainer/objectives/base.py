@@ -16,6 +16,7 @@ import tensorflow as tf
 from harmonize_tf.dataset import DatasetInfo, Tensors
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import precision
+from trainer.adam import Adam
 from trainer.config import Config
 
 CLIP_NORM = 1.0
@@ -113,10 +114,10 @@ class Objective(keras.Model):
         gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
         norm, scale = tf.linalg.global_norm(gradients), optimizer.scale_loss(tf.constant(1.0))
         # With a norm that is not finite, clipping makes NaN of all gradients, and the optimizer leaves such a step out.
-        norm = tf.where(tf.math.is_finite(loss), norm, float("nan"))
-        gradients, _ = tf.clip_by_global_norm(gradients, CLIP_NORM * scale, use_norm=norm)
+        norm = tf.where(tf.math.is_finite(loss + norm), norm, float("nan"))
+        clipping = CLIP_NORM * scale / tf.maximum(norm, CLIP_NORM * scale)
         # Keras sums over the replicas once more.
-        optimizer.apply([g / replicas.num_replicas_in_sync for g in gradients], variables)
+        optimizer.apply([g * (clipping / replicas.num_replicas_in_sync) for g in gradients], variables)
         return norm / scale
 
     def minimize(
@@ -185,7 +186,7 @@ def adam(config: Config) -> keras.optimizers.Optimizer:
     rate = keras.optimizers.schedules.CosineDecay(
         0.0, max(1, config.steps - warmup), warmup_target=config.learning_rate, warmup_steps=warmup
     )
-    return keras.optimizers.Adam(rate)
+    return Adam(rate)
 
 
 def guarded(

@@ -25,6 +25,7 @@ from harmonize_tf.models.landsat import prepare
 from harmonize_tf.models.layers import masked, repeat_pixels
 from harmonize_tf.models.resnet import ResNet
 from trainer import precision
+from trainer.adam import Adam
 from trainer.config import Config
 from trainer.discriminators import Adversary, PatchGAN
 from trainer.image_pool import ImagePool
@@ -212,9 +213,7 @@ def training(config: Config, harmonizer: Harmonizer) -> CycleGAN:
     side = FACTOR * config.crop
     pools = tuple(ImagePool(places, (side, side, bands), 2 * config.seed + number) for number in range(2))
     model = CycleGAN(harmonizer, backward, judges, pools, config)
-    adams = [
-        keras.optimizers.Adam(ConstantThenLinear(config.learning_rate, config.steps), beta_1=BETA_1) for _ in range(2)
-    ]
+    adams = [Adam(ConstantThenLinear(config.learning_rate, config.steps), beta_1=BETA_1) for _ in range(2)]
     variables = model.generator_variables, model.discriminator_variables
     model.compile(*(guarded(adam, listed, config) for adam, listed in zip(adams, variables, strict=True)))
     return model

@@ -15,6 +15,7 @@ from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.degradation import FACTOR
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.layers import masked
+from trainer.adam import Adam
 from trainer.config import Config
 from trainer.objectives import base, pixelwise
 from trainer.objectives.adversarial import Adversarial, compile_both, discriminator
@@ -63,9 +64,7 @@ class Closed(Adversarial):
         super().__init__(harmonizer, judge, config)
         self.correction = Correction(len(harmonizer.bands), dtype="float32")
         self.correction.build()
-        self.correction_optimizer = guarded(
-            keras.optimizers.Adam(CORRECTION_RATE), self.correction.trainable_variables, config
-        )
+        self.correction_optimizer = guarded(Adam(CORRECTION_RATE), self.correction.trainable_variables, config)
 
     @property
     def optimizers(self) -> dict[str, keras.optimizers.Optimizer]:
