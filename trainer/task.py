@@ -58,7 +58,7 @@ flags.DEFINE_enum(
     "consistency", "exact", ["exact", "none"], "Whether the output must degrade to the input.", flag_values=FLAGS
 )
 flags.DEFINE_boolean("adversarial", None, f"A discriminator asks for sharpness. {_BY_METHOD}", flag_values=FLAGS)
-flags.DEFINE_enum("gan_loss", "lsgan", list(LOSSES), "The adversary's loss.", flag_values=FLAGS)
+flags.DEFINE_enum("gan_loss", config_lib.GAN_LOSS, list(LOSSES), "The adversary's loss.", flag_values=FLAGS)
 flags.DEFINE_float(
     "adversarial_weight", None,
     f"What it counts, where a pixel's error of one standard deviation counts 1. {_BY_METHOD}", lower_bound=0.0,
@@ -68,7 +68,7 @@ flags.DEFINE_string(
     "blur", None, "What `harmonize estimate-blur` wrote. Default: the published blur.", flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "batch", None, f"Patches in a step, over all replicas. {_BY_METHOD}", lower_bound=1, flag_values=FLAGS
+    "batch", None, f"Patches in a step, over all replicas, of each kind. {_BY_METHOD}", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer(
     "crop", None, f"Side of the random crops, pixels of 30 m. {_BY_METHOD}", lower_bound=1, flag_values=FLAGS
@@ -174,7 +174,9 @@ def train(
     if workers.chief and ledger.step < config.steps:
         callbacks = [
             Progress(ledger.step, config.steps),
-            Summaries(config.model_dir / "tensorboard", next(iter(validation)), config.steps, config.batch, baseline),
+            Summaries(
+                config.model_dir / "tensorboard", next(iter(validation)), config.steps, config.examples, baseline
+            ),
         ]
     if ledger.step < config.steps:
         batches = config.batches(info, start=ledger.step)
