@@ -52,6 +52,10 @@ IDENTITY = 0.5 * CYCLE
 DETAIL = 1 / 6
 """Standard deviation of what Sentinel-2 shows beyond 30 m, of a band's whole: T33UUU, T32TMT."""
 
+JUDGE_RATE = 4.0
+"""The learning rate of discriminators with spectral normalization, of the generators': Zhang et al. 2019 (SAGAN,
+arXiv:1805.08318), 4e-4 and 1e-4. With instance normalization both have one, as published."""
+
 CONSTANT = 0.5
 """Share of the steps before the learning rate falls: 100 of 200 epochs."""
 
@@ -130,6 +134,18 @@ class CycleGAN(Contest):
         """Of both discriminators."""
         return self.judge_a.trainable_variables + self.judge_b.trainable_variables
 
+    def shown(self, image: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
+        """Reflectance [N, H, W, B] as discriminators are shown it, those cells of 30 m that are all clear.
+
+        What an image shows at 30 m is Landsat's by consistency, and nothing to be judged; bright and dark places would
+        hide from a discriminator what lies beyond. Without consistency, as published, it is shown all.
+        """
+        if self.harmonizer.consistency == "none":
+            return self.standardized(image)
+        cells = -tf.nn.max_pool2d(-clear, FACTOR, FACTOR, "VALID")
+        beyond = image - self._to_10m(self.harmonizer.degrade(image, cells), cells)
+        return masked(beyond / (DETAIL * tf.constant(self.harmonizer.std)), repeat_pixels(cells, FACTOR))
+
     def train_step(self, batch: tuple[Tensors, Tensors]) -> dict[str, tf.Tensor]:
         """One step of all four networks; "loss" is what the generators' step makes smaller. There is no RMSE."""
         inputs, targets = batch
@@ -138,7 +154,7 @@ class CycleGAN(Contest):
         clear_a = valid_a * repeat_pixels(inputs["landsat_clear"], FACTOR)
         clear_b = targets["mask"]
         b = masked(targets["sentinel_ms"], clear_b)
-        real_a, real_b = self._shown(a, clear_a), self._shown(b, clear_b)
+        real_a, real_b = self.shown(a, clear_a), self.shown(b, clear_b)
         with tf.GradientTape() as tape:
             # Two passes of each generator: what does not wait for the other's answer goes in one.
             detail_a, detail_b = _both(self.harmonizer.refine, (a, valid_a), (b, clear_b))
@@ -149,7 +165,7 @@ class CycleGAN(Contest):
             again_b = like_a + self.harmonizer.refine(like_a, clear_b)
             cycle = self._distance(again_a, a, clear_a) + self._distance(again_b, b, clear_b)
             identity = self._distance(same_a, a, clear_a) + self._distance(same_b, b, clear_b)
-            fake_a, fake_b = self._shown(like_a, clear_b), self._shown(like_b, clear_a)
+            fake_a, fake_b = self.shown(like_a, clear_b), self.shown(like_b, clear_a)
             shared = clear_a * clear_b
             adversarial = self._adversary.generator(self.judge_a, real_a, fake_a, shared)
             adversarial += self._adversary.generator(self.judge_b, real_b, fake_b, shared)
@@ -176,18 +192,6 @@ class CycleGAN(Contest):
             "gradient_norm": norm,
             "gradient_norm_discriminator": its_norm,
         }
-
-    def _shown(self, image: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
-        """Reflectance [N, H, W, B] as discriminators are shown it, those cells of 30 m that are all clear.
-
-        What an image shows at 30 m is Landsat's by consistency, and nothing to be judged; bright and dark places would
-        hide from a discriminator what lies beyond. Without consistency, as published, it is shown all.
-        """
-        if self.harmonizer.consistency == "none":
-            return self.standardized(image)
-        cells = -tf.nn.max_pool2d(-clear, FACTOR, FACTOR, "VALID")
-        beyond = image - self._to_10m(self.harmonizer.degrade(image, cells), cells)
-        return masked(beyond / (DETAIL * tf.constant(self.harmonizer.std)), repeat_pixels(cells, FACTOR))
 
     def _blurred(self, image: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """What the way back adds to an image, reflectance."""
@@ -231,7 +235,8 @@ def training(config: Config, harmonizer: Harmonizer) -> CycleGAN:
     side = FACTOR * config.crop
     pools = tuple(ImagePool(places, (side, side, bands), 2 * config.seed + number) for number in range(2))
     model = CycleGAN(harmonizer, backward, judges, pools, config)
-    adams = [Adam(ConstantThenLinear(config.learning_rate, config.steps), beta_1=BETA_1) for _ in range(2)]
+    rates = (1.0, 1.0 if norm == "instance" else JUDGE_RATE)
+    adams = [Adam(ConstantThenLinear(rate * config.learning_rate, config.steps), beta_1=BETA_1) for rate in rates]
     variables = model.generator_variables, model.discriminator_variables
     model.compile(*(guarded(adam, listed, config) for adam, listed in zip(adams, variables, strict=True)))
     return model
