@@ -63,6 +63,7 @@ class Config:
       gan_loss: one of `discriminators.LOSSES`.
       adversarial_weight: what the adversary's loss counts, where a pixel's error of one standard deviation counts 1.
       blur: file that `harmonize estimate-blur` wrote; None: the published blur.
+      uncertainty: whether the exported model also tells how wrong it may be.
       streams: kinds of batches that the method learns from.
       worker: number of this worker and of all.
     """
@@ -88,6 +89,7 @@ class Config:
     gan_loss: str = GAN_LOSS
     adversarial_weight: float = 0.0
     blur: pathlib.Path | None = None
+    uncertainty: bool = False
     streams: tuple[str, ...] = ("paired",)
     worker: tuple[int, int] = (0, 1)
 

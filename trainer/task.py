@@ -24,7 +24,7 @@ from harmonize_tf.models import baselines
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.resnet import NORMS
 from trainer import config as config_lib
-from trainer import evaluate, loop, presets, summary
+from trainer import evaluate, loop, presets, summary, uncertainty
 from trainer.callbacks import Progress, Summaries
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config
@@ -86,6 +86,10 @@ flags.DEFINE_enum(
     "precision", "float32", ["auto", *PRECISIONS],
     "What the network computes with; losses, weights and the exported model are float32. auto: bfloat16 where the "
     "hardware has it, which is faster.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_boolean(
+    "uncertainty", False, "The model also tells how wrong it may be; learnt at the end, of the exported weights.",
+    flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
     "strategy", "auto", STRATEGIES,
@@ -194,11 +198,12 @@ def _finish(
 ) -> None:
     ledger = checkpoints.ledger
     checkpoints.load_best()
+    model = uncertainty.taught(average.twin, config, info) if config.uncertainty else average.twin
     path = config.model_dir / "model.keras"
     aside = path.with_name("writing.keras")
-    average.twin.save(aside)
+    model.save(aside)
     aside.rename(path)
-    judged = {config.model: average.twin, "bandpass": _baseline(config, info)}
+    judged = {config.model: model, "bandpass": _baseline(config, info)}
     figures = evaluate.measure(judged, info, "val", config.batch)
     summary.write(config, ledger, figures, replicas, FLAGS.flag_values_dict())
     _log.info(
