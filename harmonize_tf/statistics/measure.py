@@ -13,7 +13,8 @@ from harmonize_tf.statistics.distribution import FIGURES
 from harmonize_tf.statistics.totals import Thumbnail, Totals
 
 MEAN_STEPS = 16  # of a code, in which patches' means are added up
-MARGIN_STEP = 1e-4  # in which margins are added up
+CONTRAST_STEP = 1e-4  # in which contrasts are added up
+MOST = 0.9999  # correlation whose z is still told apart
 LEAST = 64  # valid pixels below which a band is not called constant: a sixty-fourth of a patch at 30 m
 THUMBNAIL = 96  # pixels, at most
 VISIBLE = sensors.BANDS[:3]
@@ -61,6 +62,7 @@ def _add_side(totals: Totals, split: str, sensor: str, side: Capture, bands: tup
     totals.add(("pixels", split, sensor), [np.count_nonzero(clear), clear.size])
     planes = dict(zip((f"{sensor}/{band}" for band in bands), _planes(side.ms, clear), strict=True))
     if side.pan is not None:
+        totals.add(("pans", split), [1])
         planes[f"{sensor}/pan"] = _planes(side.pan, clear.repeat(2, 0).repeat(2, 1))[0]
     for feature, codes in planes.items():
         counts = np.bincount(codes)
@@ -139,17 +141,17 @@ def _add_pair(totals: Totals, split: str, record: Record) -> None:
     _add_fits(totals, split, record, coarse, fine)
     coarse -= coarse.mean(0)
     fine -= fine.mean(0)
-    squares = (fine**2).sum(0), (coarse**2).sum(0)
+    within = fine.T @ fine, coarse.T @ coarse
     products = fine.T @ coarse
-    cross = np.concatenate([*squares, products.ravel()])
+    cross = np.concatenate([np.diag(within[0]), np.diag(within[1]), products.ravel()])
     totals.add(("cross", split, ",".join(bands)), np.rint(cross).astype(np.int64))
     visible = [index for index, band in enumerate(bands) if band in VISIBLE]
     first, second = fine[:, visible].mean(1), coarse[:, visible].mean(1)
     if (energy := (first @ first) * (second @ second)) > 0:
         name = "pair/correlation"
         totals.add(("figure", split, name), FIGURES[name].counts(first @ second / math.sqrt(energy)))
-    for (one, other), margin in order_margins(correlation(products, *squares)).items():
-        steps = round(margin / MARGIN_STEP)
+    for (one, other), contrast in contrasts(products, *within).items():
+        steps = round(contrast / CONTRAST_STEP)
         totals.add(("order", split, bands[one], bands[other]), [1, steps, steps**2])
 
 
@@ -168,18 +170,38 @@ def _add_fits(totals: Totals, split: str, record: Record, x: np.ndarray, y: np.n
 
 def correlation(products: np.ndarray, landsat: np.ndarray, sentinel: np.ndarray) -> np.ndarray:
     """Correlations [Landsat's band, Sentinel-2's band] of sums of products [B, B] and of squares [B]; 0 if constant."""
-    energy = np.sqrt(np.outer(landsat, sentinel).astype(np.float64))
+    energy = np.sqrt(np.outer(landsat.astype(np.float64), sentinel.astype(np.float64)))
     return np.divide(products, energy, out=np.zeros(energy.shape), where=energy > 0)
 
 
-def order_margins(correlations: np.ndarray) -> dict[tuple[int, int], float]:
-    """How much better every two bands fit their own than each other's: negative where they are swapped.
+def contrasts(products: np.ndarray, landsat: np.ndarray, sentinel: np.ndarray) -> dict[tuple[int, int], float]:
+    """How alike the two sensors see the difference of every two bands: negative where these are swapped.
 
-    In Fisher's z = artanh(r), whose errors are alike at all correlations: z_ii + z_jj - z_ij - z_ji.
+    Bands are so alike that a swapped one fits almost as well as the right one; their difference is colour only. Each
+    band is divided by its standard deviation first, so that a wrong scale does not count. The correlation is given as
+    Fisher's z = artanh(r), whose errors are alike at all correlations.
+
+    Args:
+      products: [Landsat's band, Sentinel-2's band], sums over cells of values less their mean; likewise what follows.
+      landsat: [Landsat's band, Landsat's band].
+      sentinel: [Sentinel-2's band, Sentinel-2's band].
+
+    Returns:
+      z by two bands' indices, without bands that are constant, or do not differ.
     """
-    z = np.arctanh(np.clip(correlations, -0.9999, 0.9999))
-    pairs = itertools.combinations(range(len(z)), 2)
-    return {(i, j): float(z[i, i] + z[j, j] - z[i, j] - z[j, i]) for i, j in pairs}
+    squares = np.diag(landsat), np.diag(sentinel)
+    across, first, second = (
+        correlation(products, *squares),
+        correlation(landsat, squares[0], squares[0]),
+        correlation(sentinel, squares[1], squares[1]),
+    )
+    found = {}
+    for i, j in itertools.combinations(range(len(products)), 2):
+        energy = 4 * (1 - first[i, j]) * (1 - second[i, j])
+        if across[i, i] and across[j, j] and energy > 0:
+            shared = across[i, i] + across[j, j] - across[i, j] - across[j, i]
+            found[i, j] = float(np.arctanh(np.clip(shared / math.sqrt(energy), -MOST, MOST)))
+    return found
 
 
 def detail(ms: np.ndarray, clear: np.ndarray) -> np.ndarray:

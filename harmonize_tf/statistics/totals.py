@@ -7,12 +7,13 @@ A key says what is summed; the second part is the split:
     text        SPLIT feature value       [patches]
     misfiled    SPLIT split               [patches] in SPLIT's folder, in which another split is written
     pixels      SPLIT sensor              [valid, all]
+    pans        SPLIT                     [patches] that have the panchromatic band
     codes       SPLIT feature             [of code 0, 1, 2, ...] valid pixels
     means       SPLIT feature             [patches, sum, sum of squares] of the patches' means, in 1/16 codes
     dead        SPLIT feature             [patches, without data, constant and clipped, constant]
     figure      SPLIT name                see `distribution.FIGURES`
     cross       SPLIT bands               [LL B, SS B, LS B*B] of 30 m cells less their patch's mean, codes squared
-    order       SPLIT band band           [patches, sum, sum of squares] of `measure.order_margins`, in 1e-4
+    order       SPLIT band band           [patches, sum, sum of squares] of `measure.contrasts`, in 1e-4
     fit         SPLIT landsat sentinel band   [cells, x, y, xx, yy, xy], x Sentinel-2's and y Landsat's codes
     detail      SPLIT                     [30 m, 10 m first, middle, last], see `measure.detail`
 
