@@ -191,15 +191,18 @@ def rewritten(version, path, change):
     return path
 
 
+def add(difference):
+    """Changes one code of the answer that a version's file records."""
+
+    def change(logs):
+        codes = tensors.decode(logs[0].response.outputs["sentinel_ms"]).copy()
+        codes[0, -1, -1, 0] += np.uint16(difference)
+        logs[0].response.outputs["sentinel_ms"].tensor_content = codes.tobytes()
+
+    return change
+
+
 def test_verification_finds_answers_that_differ_by_more_than_rounding(exported, tmp_path):
-    def add(difference):
-        def change(logs):
-            codes = tensors.decode(logs[0].response.outputs["sentinel_ms"]).copy()
-            codes[0, -1, -1, 0] += np.uint16(difference)
-            logs[0].response.outputs["sentinel_ms"].tensor_content = codes.tobytes()
-
-        return change
-
     verify.verify(rewritten(exported.version, tmp_path / "1", add(1)))
     with pytest.raises(ModelError, match="answers differently.*serving_default.sentinel_ms"):
         verify.verify(rewritten(exported.version, tmp_path / "2", add(2)))
@@ -212,6 +215,18 @@ def test_verification_wants_a_record_for_each_signature_and_undamaged_variables(
     (path / "variables" / "variables.data-00000-of-00001").write_bytes(b"short")
     with pytest.raises(ModelError, match=f"cannot be loaded.*{path}"):
         verify.verify(path)
+
+
+def test_verification_asks_a_server_and_wants_that_version_of_it(exported, server, tmp_path, capsys):
+    asked = [f"--target={server.address}", "--model_name=subpixel"]
+    verify.main([str(exported.directory), *asked])
+    assert f"{exported.version}: answers as it should" in capsys.readouterr().out
+    other = shutil.copytree(exported.version, tmp_path / "1")
+    with pytest.raises(ModelError, match=f"serve version 1 .*Received: version={exported.version.name}"):
+        verify.main([str(other), *asked])
+    wrong = rewritten(exported.version, tmp_path / exported.version.name, add(2))
+    with pytest.raises(ModelError, match="answers differently"):
+        verify.main([str(wrong), *asked])
 
 
 def test_verification_takes_the_exported_version(exported):
