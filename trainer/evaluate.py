@@ -2,31 +2,25 @@
 
     python -m trainer.evaluate --data=RUN/examples --model=RUN/training/model.keras --out=RUN/evaluation
 
-prints two tables and leaves RUN/evaluation/metrics.json. `harmonize_tf.metrics` defines the figures.
+prints three tables and leaves RUN/evaluation/metrics.json. docs/evaluation.md tells what the figures mean.
 """
 
-import dataclasses
 import logging
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 from absl import flags
-from tqdm import tqdm
 
 import harmonize_tf
-from harmonize_tf import artifacts, command, dataset, degradation, patches, sensors
+from harmonize_tf import artifacts, command, dataset, patches
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
-from harmonize_tf.metrics.consistency import Consistency, ConsistencyMeter
-from harmonize_tf.metrics.distribution import Distribution, DistributionMeter
-from harmonize_tf.metrics.fidelity import Fidelity, FidelityMeter
-from harmonize_tf.metrics.sharpness import Sharpness, SharpnessMeter
+from harmonize_tf.metrics import hallucination, intervals
 from harmonize_tf.models.baselines import BASELINES, build_baseline
 from harmonize_tf.models.harmonizer import Harmonizer, load
+from trainer.measure import Figures, measure
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -79,74 +73,8 @@ def _check_suits(model: Harmonizer, path: str, info: DatasetInfo) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """What is measured of a model.
-
-    Attributes:
-      fidelity: nearness to the reference.
-      sharpness: detail beyond 30 m.
-      distribution: distance of all outputs to all references, whose pairs are not looked at.
-      consistency: with the input, band-pass adjusted.
-    """
-
-    fidelity: Fidelity
-    sharpness: Sharpness
-    distribution: Distribution
-    consistency: Consistency
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: those of fidelity, and the others under their names."""
-        others = {name: getattr(self, name).to_dict() for name in ("sharpness", "distribution", "consistency")}
-        return self.fidelity.to_dict() | others
-
-
-class _Meters:
-    """Those of one model."""
-
-    def __init__(self, model: keras.Model, info: DatasetInfo) -> None:
-        # A model is held to the blur that it assumes; baselines assume none, and the published one serves.
-        assumed = degradation.pair_grid_sigma(sensors.blur_sigma(info.bands, info.nir))
-        self._fidelity, self._sharpness = FidelityMeter(info.bands), SharpnessMeter(info.bands)
-        self._distribution = DistributionMeter(info.bands)
-        self._consistency = ConsistencyMeter(info.bands, getattr(model, "sigma", assumed))
-
-    def update(
-        self, output: np.ndarray, truth: np.ndarray, mask: np.ndarray, measurement: np.ndarray, valid: np.ndarray
-    ) -> None:
-        self._fidelity.update(truth, output, mask)
-        self._sharpness.update(truth, output, mask)
-        self._distribution.update_reference(truth, mask)
-        self._distribution.update_prediction(output, mask)
-        self._consistency.update(output, measurement, valid)
-
-    def result(self) -> Figures:
-        return Figures(
-            self._fidelity.result(), self._sharpness.result(), self._distribution.result(), self._consistency.result()
-        )
-
-
-def measure(models: Mapping[str, keras.Model], info: DatasetInfo, split: str, batch: int) -> dict[str, Figures]:
-    """The figures of each model on a split, which is read once."""
-    meters = {name: _Meters(model, info) for name, model in models.items()}
-    calls = {name: tf.function(model, reduce_retracing=True) for name, model in models.items()}
-    left, total = info.counts[split], -(-info.counts[split] // batch)
-    for inputs, targets in tqdm(
-        dataset.paired(info, split, batch=batch, pan=info.pan), "evaluate", total, disable=None
-    ):
-        measurement = info.bandpass.apply(inputs["landsat_ms"])
-        given = [targets["sentinel_ms"], targets["mask"][..., 0], measurement, inputs["landsat_valid"][..., 0]]
-        given = [x.numpy() for x in given]
-        real = min(left, batch)  # the last batch is filled up
-        for name, call in calls.items():
-            for one in zip(*(x[:real] for x in (call(inputs).numpy(), *given)), strict=True):
-                meters[name].update(*one)
-        left -= real
-    return {name: meter.result() for name, meter in meters.items()}
-
-
 def table(figures: Mapping[str, Figures]) -> str:
-    """The figures as text, reflectance in 1e-4 (steps of the code): those of fidelity, then the others.
+    """The figures as text, reflectance in 1e-4 (steps of the code): those of fidelity, of the look, and of correctness.
 
     Of the checkerboards and combs the strongest is shown; "consistent" is the RMS, beside it the 99.9 % quantile.
     """
@@ -159,6 +87,10 @@ def table(figures: Mapping[str, Figures]) -> str:
         ["", "sharpness", "coherence", "checkerboard", "comb", "spectra", "texture", "consistent", "99.9 %"],
         ["", "", "", "%", "", "1e-4", "sigma", "1e-4", "1e-4"],
     ]
+    judged = [
+        ["", "cPSNR", "UIQI", "NDVI", "edge", "reflectance", "angle", "shift", *hallucination.NAMES],
+        ["", "dB", "", "1e-3", "", "1e-4", "degrees", "m", "%", "%", "%"],
+    ]
     for name, figure in figures.items():
         f, s, d, c = figure.fidelity, figure.sharpness, figure.distribution, figure.consistency
         fidelity.append([
@@ -170,7 +102,13 @@ def table(figures: Mapping[str, Figures]) -> str:
             f"{max(s.comb):.3f}", f"{1e4 * d.spectra:.1f}", f"{d.texture:.4f}", f"{1e4 * c.rms_all:.2f}",
             f"{1e4 * c.quantile:.1f}",
         ])  # fmt: skip
-    return _aligned(fidelity) + "\n\n" + _aligned(others)
+        r = figure.resampled
+        judged.append([
+            name, f"{f.cpsnr:.2f}", f"{f.uiqi:.4f}", f"{1e3 * f.ndvi_rmse:.1f}", f"{np.mean(s.edge):.3f}",
+            f"{1e4 * r['reflectance']:.2f}", f"{r['spectral']:.3f}", f"{30 * r['spatial']:.2f}",
+            *(f"{100 * figure.correctness[share]:.1f}" for share in hallucination.NAMES),
+        ])  # fmt: skip
+    return "\n\n".join(_aligned(rows) for rows in (fidelity, others, judged))
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -193,6 +131,8 @@ def _write(out: pathlib.Path, figures: Mapping[str, Figures], info: DatasetInfo)
         },
         "plan_sha256": info.plan_sha256,
         "patches": info.counts[FLAGS.split],
+        "blocks": next(iter(figures.values())).blocks,
+        "intervals": {"level": intervals.LEVEL, "draws": intervals.DRAWS, "over": "blocks"},
         "bands": info.bands,
         "level": info.level,
         "models": {name: f.to_dict() for name, f in figures.items()},

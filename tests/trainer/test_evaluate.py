@@ -102,6 +102,9 @@ def test_the_tables_name_models_figures_and_bands(examples, tmp_path, capsys):
     tables = [table.splitlines() for table in capsys.readouterr().out.strip("\n").split("\n\n")]
     assert tables[0][0].split() == ["RMSE", "PSNR", "SSIM", "SAM", "ERGAS", *tiny_examples.BANDS]
     assert tables[1][0].split()[:6] == ["sharpness", "coherence", "checkerboard", "comb", "spectra", "texture"]
+    assert tables[2][0].split() == [
+        "cPSNR", "UIQI", "NDVI", "edge", "reflectance", "angle", "shift", "improvement", "omission", "hallucination",
+    ]  # fmt: skip
     for table in tables:
         assert [row.split()[0] for row in table[2:]] == list(BASELINES)
         assert len({len(row) for row in table}) == 1
