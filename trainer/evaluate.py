@@ -5,9 +5,10 @@
 prints three tables and leaves RUN/evaluation/metrics.json. docs/evaluation.md tells what the figures mean.
 """
 
+import contextlib
 import logging
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.metrics import hallucination, intervals
 from harmonize_tf.models.baselines import BASELINES, build_baseline
 from harmonize_tf.models.harmonizer import Harmonizer, load
+from trainer import report
 from trainer.measure import Figures, measure
 
 FLAGS = flags.FlagValues()
@@ -43,15 +45,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.parse(FLAGS, argv)
     info = DatasetInfo.load(FLAGS.data)
     models = {name: build_baseline(name, info.bands, info.level, info.pan, info.bandpass) for name in BASELINES}
+    files = {}
     for path in FLAGS.model:
         model = load(path)
         _check_suits(model, path, info)
-        models[_unused(model.name, models)] = model
-    with dataset.damage_named(info, FLAGS.split):
+        name = _unused(model.name, models)
+        models[name] = model
+        files[name] = {"path": path, "sha256": artifacts.sha256(path)}
+    out = pathlib.Path(FLAGS.out)
+    with dataset.damage_named(info, FLAGS.split), _told(out):
         figures = measure(models, info, FLAGS.split, FLAGS.batch)
-    print(table(figures))
-    path = _write(pathlib.Path(FLAGS.out), figures, info)
-    _log.info("%s: %d patches of %s", path, info.counts[FLAGS.split], info.directory / FLAGS.split)
+        print(table(figures))
+        values = _values(figures, info, files)
+        out.mkdir(parents=True, exist_ok=True)
+        report.write(out / report.FILE, values, figures, models, info)
+        artifacts.write(out / "metrics.json", artifacts.to_json(values))
+    _log.info("%s: %d patches of %s", out / report.FILE, info.counts[FLAGS.split], info.directory / FLAGS.split)
+
+
+@contextlib.contextmanager
+def _told(out: pathlib.Path) -> Iterator[None]:
+    """Tells in one line where nothing can be written."""
+    try:
+        yield
+    except OSError as error:
+        raise FlagError(f"the evaluation cannot be written there: {error}. Received: out={out}") from error
 
 
 def _check_suits(model: Harmonizer, path: str, info: DatasetInfo) -> None:
@@ -123,12 +141,14 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
     return next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 2))) if n not in taken)
 
 
-def _write(out: pathlib.Path, figures: Mapping[str, Figures], info: DatasetInfo) -> pathlib.Path:
-    values = {
+def _values(figures: Mapping[str, Figures], info: DatasetInfo, files: Mapping[str, Any]) -> dict[str, Any]:
+    """What metrics.json holds."""
+    return {
         "package_version": harmonize_tf.__version__,
         "flags": {
             name: value for name, value in FLAGS.flag_values_dict().items() if name in ("data", "model", "split")
         },
+        "model_files": files,
         "plan_sha256": info.plan_sha256,
         "patches": info.counts[FLAGS.split],
         "blocks": next(iter(figures.values())).blocks,
@@ -137,13 +157,6 @@ def _write(out: pathlib.Path, figures: Mapping[str, Figures], info: DatasetInfo)
         "level": info.level,
         "models": {name: f.to_dict() for name, f in figures.items()},
     }
-    path = out / "metrics.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        artifacts.write(path, artifacts.to_json(values))
-    except OSError as error:
-        raise FlagError(f"the evaluation cannot be written there: {error}. Received: out={out}") from error
-    return path
 
 
 if __name__ == "__main__":
