@@ -16,7 +16,7 @@ MAY_IMPORT = {
 
 # What a Dataflow worker or a light client imports.
 WITHOUT_TENSORFLOW = """
-harmonize_tf.blur harmonize_tf.blur_fit harmonize_tf.estimate_blur
+harmonize_tf.artifacts harmonize_tf.blessing harmonize_tf.blur harmonize_tf.blur_fit harmonize_tf.estimate_blur
 harmonize_tf.__main__ harmonize_tf.command harmonize_tf.check harmonize_tf.demo harmonize_tf.degradation
 harmonize_tf.errors harmonize_tf.geometry harmonize_tf.manifest harmonize_tf.metrics.fidelity
 harmonize_tf.metrics.consistency harmonize_tf.metrics.distribution harmonize_tf.metrics.sharpness

@@ -1,5 +1,6 @@
 """The report's charts, by matplotlib: as SVG whose text and lines take the colour of the page around them."""
 
+import html
 import io
 from collections.abc import Mapping, Sequence
 
@@ -81,7 +82,7 @@ def _svg(figure: Figure, label: str) -> str:
     figure.savefig(file, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = file.getvalue()
     text = text[text.index("<svg ") :].replace(_INK, "currentColor")
-    return text.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return text.replace("<svg ", f'<svg role="img" aria-label="{html.escape(label)}" ', 1)
 
 
 def colour_bar(name: str, steps: int = 12) -> Sequence[str]:

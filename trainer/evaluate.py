@@ -2,11 +2,13 @@
 
     python -m trainer.evaluate --data=RUN/examples --model=RUN/training/model.keras --out=RUN/evaluation
 
-prints three tables and leaves RUN/evaluation/metrics.json. docs/evaluation.md tells what the figures mean.
+prints three tables and leaves in RUN/evaluation the figures (metrics.json), a page to look at (report.html) and whether
+the model may be served and why (blessing.json). docs/evaluation.md tells what it all means.
 """
 
 import contextlib
 import logging
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -15,13 +17,14 @@ import numpy as np
 from absl import flags
 
 import harmonize_tf
-from harmonize_tf import artifacts, command, dataset, patches
+from harmonize_tf import artifacts, blessing, command, dataset, patches
+from harmonize_tf.blessing import Blessing
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.metrics import hallucination, intervals
 from harmonize_tf.models.baselines import BASELINES, build_baseline
 from harmonize_tf.models.harmonizer import Harmonizer, load
-from trainer import report
+from trainer import bless, report
 from trainer.measure import Figures, measure
 
 FLAGS = flags.FlagValues()
@@ -31,6 +34,14 @@ flags.DEFINE_string(
 flags.DEFINE_list("model", [], "Trained models, RUN/training/model.keras, separated by commas.", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "Folder to write to, RUN/evaluation.", required=True, flag_values=FLAGS)
 flags.DEFINE_enum("split", "test", list(patches.SPLITS), "Which records to use.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "thresholds", os.fspath(bless.DEFAULT), "What a model must reach to be blessed, TOML.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "last_blessed", None,
+    "blessing.json of the evaluation whose blessed model to compare with. Default: the one in --out.",
+    flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_integer("batch", 4, "Patches at once.", lower_bound=1, flag_values=FLAGS)
 
 _log = logging.getLogger("harmonize")
@@ -44,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     command.parse(FLAGS, argv)
     info = DatasetInfo.load(FLAGS.data)
+    thresholds, out = bless.load(FLAGS.thresholds), pathlib.Path(FLAGS.out)
+    before = _before(out / blessing.FILE)
     models = {name: build_baseline(name, info.bands, info.level, info.pan, info.bandpass) for name in BASELINES}
     files = {}
     for path in FLAGS.model:
@@ -52,15 +65,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         name = _unused(model.name, models)
         models[name] = model
         files[name] = {"path": path, "sha256": artifacts.sha256(path)}
-    out = pathlib.Path(FLAGS.out)
     with dataset.damage_named(info, FLAGS.split), _told(out):
         figures = measure(models, info, FLAGS.split, FLAGS.batch)
         print(table(figures))
         values = _values(figures, info, files)
+        decided = bless.judge(values, thresholds, FLAGS.thresholds, before)
         out.mkdir(parents=True, exist_ok=True)
-        report.write(out / report.FILE, values, figures, models, info)
+        report.write(out / report.FILE, values, figures, models, info, decided)
+        artifacts.write(out / blessing.FILE, artifacts.to_json(decided.to_dict()))
         artifacts.write(out / "metrics.json", artifacts.to_json(values))
+    for verdict in decided.verdicts:
+        _log.info("%s is %sblessed: %s", verdict.name, "" if verdict.blessed else "not ", verdict.reason)
     _log.info("%s: %d patches of %s", out / report.FILE, info.counts[FLAGS.split], info.directory / FLAGS.split)
+
+
+def _before(path: pathlib.Path) -> Blessing | None:
+    """What was decided before, in the file that was named or, if it is there, in that of an earlier evaluation."""
+    if FLAGS.last_blessed:
+        return Blessing.load(FLAGS.last_blessed)
+    try:
+        return Blessing.load(path) if path.exists() else None
+    except ModelError as error:
+        _log.warning("%s. It is written anew, and compared with nothing.", error)
+        return None
 
 
 @contextlib.contextmanager
@@ -145,9 +172,7 @@ def _values(figures: Mapping[str, Figures], info: DatasetInfo, files: Mapping[st
     """What metrics.json holds."""
     return {
         "package_version": harmonize_tf.__version__,
-        "flags": {
-            name: value for name, value in FLAGS.flag_values_dict().items() if name in ("data", "model", "split")
-        },
+        "flags": {name: getattr(FLAGS, name) for name in ("data", "model", "split", "thresholds")},
         "model_files": files,
         "plan_sha256": info.plan_sha256,
         "patches": info.counts[FLAGS.split],

@@ -11,6 +11,7 @@ import markupsafe
 import numpy as np
 
 from harmonize_tf import artifacts
+from harmonize_tf.blessing import Blessing
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.models.baselines import BASELINES
 from trainer import charts, panels
@@ -117,6 +118,7 @@ def write(
     figures: Mapping[str, Figures],
     models: Mapping[str, keras.Model],
     info: DatasetInfo,
+    decided: Blessing,
 ) -> None:
     """Writes the page, and its charts as files beside it.
 
@@ -126,6 +128,7 @@ def write(
       figures: of each model, by name, baselines first.
       models: the same.
       info: the records.
+      decided: which of the models are blessed.
 
     Raises:
       OSError: something cannot be written.
@@ -139,7 +142,8 @@ def write(
         values=values,
         subject=subject,
         trained=trained,
-        verdict=_verdict(subject, values),
+        summary=_summary(subject, values),
+        verdicts=decided.verdicts,
         tables=tables(values),
         panels=panels.draw(shown, info, split, panels.chosen(figures[subject].patches)),
         shares=panels.SHARES,
@@ -271,7 +275,7 @@ def _range(ends: Sequence[str]) -> str:
     return f"{ends[0]} to {ends[1]}" if len(ends) == 2 and "–" not in ends else ""
 
 
-def _verdict(subject: str, values: Mapping[str, Any]) -> str:
+def _summary(subject: str, values: Mapping[str, Any]) -> str:
     """A sentence of what came out."""
     entry = values["models"][subject]
     ratio = entry["against"].get("bandpass", {})
