@@ -121,7 +121,8 @@ def _check_suits(model: Harmonizer, path: str, info: DatasetInfo) -> None:
 def table(figures: Mapping[str, Figures]) -> str:
     """The figures as text, reflectance in 1e-4 (steps of the code): those of fidelity, of the look, and of correctness.
 
-    Of the checkerboards and combs the strongest is shown; "consistent" is the RMS, beside it the 99.9 % quantile.
+    Of the checkerboards and combs the strongest is shown; "consistent" is the RMS, beside it the 99.9 % quantile. Of
+    models that tell how wrong they may be, the share of errors within the intervals told.
     """
     bands = next(iter(figures.values())).fidelity.bands
     fidelity = [
@@ -153,7 +154,12 @@ def table(figures: Mapping[str, Figures]) -> str:
             f"{1e4 * r['reflectance']:.2f}", f"{r['spectral']:.3f}", f"{30 * r['spatial']:.2f}",
             *(f"{100 * figure.correctness[share]:.1f}" for share in hallucination.NAMES),
         ])  # fmt: skip
-    return "\n\n".join(_aligned(rows) for rows in (fidelity, others, judged))
+    told = [["", "within 50 %", "80 %", "90 %", "half width"], ["", "%", "%", "%", "1e-4"]]
+    for name, figure in figures.items():
+        if found := figure.calibration:
+            told.append([name, *(f"{100 * x:.1f}" for x in found.coverage_all), f"{1e4 * found.width:.1f}"])
+    shown = (fidelity, others, judged, *([told] if len(told) > 2 else []))
+    return "\n\n".join(_aligned(rows) for rows in shown)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from harmonize_tf import dataset, degradation, sensors
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.metrics import fidelity, hallucination, intervals, opensr, sharpness, strata
+from harmonize_tf.metrics.calibration import Calibration, CalibrationMeter
 from harmonize_tf.metrics.consistency import Consistency, ConsistencyMeter
 from harmonize_tf.metrics.distribution import Distribution, DistributionMeter
 from harmonize_tf.metrics.fidelity import Fidelity
@@ -61,6 +62,7 @@ class Figures:
       patches: of each patch, in reading order.
       spectrum: frequencies (cycles per 10 m pixel), power of the reference, and of the output.
       scatter: values of the output by values of the reference.
+      calibration: of the error that a model tells; None where it tells none.
     """
 
     fidelity: Fidelity
@@ -76,31 +78,39 @@ class Figures:
     patches: Sequence[Patch]
     spectrum: tuple[np.ndarray, np.ndarray, np.ndarray]
     scatter: Scatter
+    calibration: Calibration | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: those of fidelity, and the others under their names."""
-        return self.fidelity.to_dict() | {
-            "sharpness": self.sharpness.to_dict(),
-            "distribution": self.distribution.to_dict(),
-            "consistency": self.consistency.to_dict() | dict(self.resampled),
-            "correctness": dict(self.correctness),
-            "intervals": self.intervals,
-            "strata": self.strata,
-            "against": self.against,
-        }
+        told = {"calibration": self.calibration.to_dict()} if self.calibration else {}
+        return (
+            self.fidelity.to_dict()
+            | told
+            | {
+                "sharpness": self.sharpness.to_dict(),
+                "distribution": self.distribution.to_dict(),
+                "consistency": self.consistency.to_dict() | dict(self.resampled),
+                "correctness": dict(self.correctness),
+                "intervals": self.intervals,
+                "strata": self.strata,
+                "against": self.against,
+            }
+        )
 
 
 def measure(models: Mapping[str, keras.Model], info: DatasetInfo, split: str, batch: int) -> dict[str, Figures]:
     """The figures of each model on a split, which is read once; what is of the reference alone is computed once."""
     patches = dataset.described(info, split, batch=batch, pan=info.pan)
     spec = [patches.element_spec[0]]
-    calls = {name: tf.function(model, input_signature=spec) for name, model in models.items()}
+    # One that tells how wrong it may be gives two arrays.
+    answering = {name: model.judged if _tells(model) else model for name, model in models.items()}
+    calls = {name: tf.function(function, input_signature=spec) for name, function in answering.items()}
     look, meters = DistributionMeter(info.bands), {}
     for name, model in models.items():
         meters[name] = _Meters(model, info, look)
     total = -(-info.counts[split] // batch)
     for inputs, targets, facts in tqdm(patches, "evaluate", total, disable=None):
-        outputs = {name: call(inputs).numpy() for name, call in calls.items()}
+        answers = {name: [x.numpy() for x in tf.nest.flatten(call(inputs))] for name, call in calls.items()}
         measurement, measured = info.bandpass.apply(inputs["landsat_ms"]).numpy(), inputs["landsat_valid"].numpy()
         truth, mask = targets["sentinel_ms"].numpy(), targets["mask"].numpy()
         facts = {name: x.numpy() for name, x in facts.items()}
@@ -109,9 +119,13 @@ def measure(models: Mapping[str, keras.Model], info: DatasetInfo, split: str, ba
             about = {name: x[n].decode() if isinstance(x[n], bytes) else float(x[n]) for name, x in facts.items()}
             look.update_reference(truth[n], reference.mask)
             for name, meter in meters.items():
-                meter.update(reference, outputs[name][n], about)
+                meter.update(reference, [x[n] for x in answers[name]], about)
     draws = {name: meter.draws() for name, meter in meters.items()}
     return {name: meter.result(name, meters, draws) for name, meter in meters.items()}
+
+
+def _tells(model: keras.Model) -> bool:
+    return getattr(model, "spread", None) is not None
 
 
 class _Meters:
@@ -123,12 +137,14 @@ class _Meters:
         self._bands, self._tally, self._patches = info.bands, Tally(), []
         self._distribution = DistributionMeter(info.bands, reference=look)
         self._consistency = ConsistencyMeter(info.bands, getattr(model, "sigma", assumed))
+        self._calibration = CalibrationMeter(info.bands) if _tells(model) else None
         seen = info.statistics["sentinel"]
         ends = [(m - 4 * s, m + 4 * s) for m, s in zip(seen.mean, np.maximum(seen.std, 1e-3), strict=True)]
         self._scatter = Scatter(*zip(*ends, strict=True))
 
-    def update(self, reference: Reference, output: np.ndarray, about: Mapping[str, Any]) -> None:
-        """Adds a patch's output [3h, 3w, band]; `about` is what tells of the pair."""
+    def update(self, reference: Reference, answer: Sequence[np.ndarray], about: Mapping[str, Any]) -> None:
+        """Adds a patch's output [3h, 3w, band], and its error if the model tells it; `about` tells of the pair."""
+        output = answer[0]
         sums = fidelity.sums(reference, output) | sharpness.sums(reference, output)
         sums |= hallucination.sums(reference, output) | opensr.sums(reference, output)
         sums |= strata.sums(reference, output)
@@ -140,6 +156,8 @@ class _Meters:
         self._distribution.update_prediction(output, reference.mask)
         self._consistency.update(output, reference.measurement, reference.measured)
         self._scatter.add(reference.pixels, output[reference.mask])
+        if self._calibration:
+            self._calibration.update(reference.image, *answer, reference.mask)
 
     def draws(self) -> Figured | None:
         """Figures of sets of blocks, for intervals."""
@@ -167,6 +185,7 @@ class _Meters:
             patches=self._patches,
             spectrum=sharpness.spectrum(total),
             scatter=self._scatter,
+            calibration=self._calibration and self._calibration.result(),
         )
 
     def _by(self, part: Callable[[tuple[str, Kind]], Hashable]) -> dict[Hashable, Sums]:

@@ -89,6 +89,12 @@ MORE = (
     Column("Angle", "consistency.spectral", "degrees", "less", tip="Of spectra at 30 m, opensr-test's."),
     Column("Shift", "consistency.spatial", "m", "less", 30, 2, "Against the input, opensr-test's."),
 )
+TOLD = (
+    Column("Within 50 %", "calibration.coverage_all.50", "%", "", 100, 1, "Errors within the 50 % interval told."),
+    Column("Within 80 %", "calibration.coverage_all.80", "%", "", 100, 1, "Errors within the 80 % interval told."),
+    Column("Within 90 %", "calibration.coverage_all.90", "%", "", 100, 1, "Errors within the 90 % interval told."),
+    Column("Half width", "calibration.width", "1e-4", "less", 1e4, 1, "Mean of the 90 % interval's."),
+)
 STRATA = {"ground": "Ground", "cloud": "Not counted", "gap": "Between the passes", "spacecraft": "Spacecraft"}
 
 
@@ -166,7 +172,7 @@ def tables(values: Mapping[str, Any]) -> dict[str, list[Table]]:
     entries = {name: entries[name] for name in ordered}
     return {
         "headline": [_columns("Every model and every baseline", "", entries, HEADLINE), _against(entries)],
-        "more": [_columns("More figures", "", entries, MORE)],
+        "more": [_columns("More figures", "", entries, MORE), *_told(entries)],
         "bands": [
             _bands("RMSE by band", "rmse", entries, values["bands"], "less", 1e4, "1e-4"),
             _bands("Bias by band", "bias", entries, values["bands"], "", 1e4, "1e-4"),
@@ -197,6 +203,13 @@ def _columns(title: str, note: str, entries: Mapping[str, Any], columns: Sequenc
         ]
         rows.append((name, name not in BASELINES, cells))
     return Table(title, note, [(c.label, c.unit, c.tip) for c in columns], rows)
+
+
+def _told(entries: Mapping[str, Any]) -> list[Table]:
+    """Of the models that tell how wrong they may be; none where there are none."""
+    telling = {name: entry for name, entry in entries.items() if "calibration" in entry}
+    note = "Errors of the pixels within the intervals that the model tells: as many as the interval's level is right."
+    return [_columns("Uncertainty", note, telling, TOLD)] if telling else []
 
 
 def _bands(
