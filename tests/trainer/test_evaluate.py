@@ -42,14 +42,17 @@ def examples(tmp_path_factory):
 def evaluation(examples):
     directory = examples[0]
     path = save(harmonizer(), directory.parent / "model.keras")
+    telling = save(harmonizer(uncertainty=True), directory.parent / "telling.keras")
     out = directory.parent / "evaluation"
-    evaluate.main([f"--data={directory}", f"--model={path},{path}", f"--out={out}", "--batch=2"])
+    evaluate.main([f"--data={directory}", f"--model={path},{telling}", f"--out={out}", "--batch=2"])
     return json.loads((out / "metrics.json").read_text())
 
 
 def test_all_baselines_and_models_are_measured(evaluation):
     assert list(evaluation["models"]) == sorted([*BASELINES, "subpixel", "subpixel_2"])
-    assert evaluation["models"]["subpixel"] == evaluation["models"]["subpixel_2"]
+    telling = dict(evaluation["models"]["subpixel_2"])
+    assert set(telling.pop("calibration")["coverage_all"]) == {"50", "80", "90"}
+    assert evaluation["models"]["subpixel"] == telling
     assert evaluation["models"]["bicubic"]["rmse_all"] < evaluation["models"]["nearest"]["rmse_all"]
     assert evaluation["patches"] == 3 and evaluation["plan_sha256"] == "0" * 64
     assert evaluation["package_version"] and evaluation["flags"]["split"] == "test"
