@@ -1,12 +1,13 @@
 """Measures models on a split, in one pass: every figure of `harmonize_tf.metrics`, for the set and for parts of it."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from harmonize_tf import dataset, degradation, sensors
@@ -109,7 +110,22 @@ def measure(models: Mapping[str, keras.Model], info: DatasetInfo, split: str, ba
     for name, model in models.items():
         meters[name] = _Meters(model, info, look)
     total = -(-info.counts[split] // batch)
-    for inputs, targets, facts in tqdm(patches, "evaluate", total, disable=None):
+    # Products of small matrices: a second BLAS thread waits more than it helps, and takes a core from the models.
+    with threadpool_limits(1, "blas"):
+        _add(tqdm(patches, "evaluate", total, disable=None), calls, info, look, meters)
+        draws = {name: meter.draws() for name, meter in meters.items()}
+        return {name: meter.result(name, meters, draws) for name, meter in meters.items()}
+
+
+def _add(
+    patches: Iterable[tuple[Any, Any, Any]],
+    calls: Mapping[str, Callable],
+    info: DatasetInfo,
+    look: DistributionMeter,
+    meters: Mapping[str, "_Meters"],
+) -> None:
+    """Adds every patch to every model's meters."""
+    for inputs, targets, facts in patches:
         answers = {name: [x.numpy() for x in tf.nest.flatten(call(inputs))] for name, call in calls.items()}
         measurement, measured = info.bandpass.apply(inputs["landsat_ms"]).numpy(), inputs["landsat_valid"].numpy()
         truth, mask = targets["sentinel_ms"].numpy(), targets["mask"].numpy()
@@ -120,8 +136,6 @@ def measure(models: Mapping[str, keras.Model], info: DatasetInfo, split: str, ba
             look.update_reference(truth[n], reference.mask)
             for name, meter in meters.items():
                 meter.update(reference, [x[n] for x in answers[name]], about)
-    draws = {name: meter.draws() for name, meter in meters.items()}
-    return {name: meter.result(name, meters, draws) for name, meter in meters.items()}
 
 
 def _tells(model: keras.Model) -> bool:

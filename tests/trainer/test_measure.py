@@ -92,3 +92,21 @@ def test_too_few_blocks_give_figures_without_intervals(tmp_path):
     model = build_baseline("nearest", info.bands, info.level, info.pan, info.bandpass)
     figures = measure({"nearest": model}, info, "test", 2)["nearest"]
     assert figures.intervals == {} and figures.fidelity.rmse_all > 0
+
+
+def test_a_patch_under_cloud_as_a_whole_changes_nothing_and_an_output_that_is_no_number_gives_no_figures(tmp_path):
+    def clouded(record):
+        if record.id == "patch3":
+            record.sentinel.valid[:] = 0
+        return record
+
+    by_split = tiny_examples.write(tmp_path, train=1, val=1, test=3, change=clouded)
+    info = DatasetInfo.load(tmp_path)
+    nearest = build_baseline("nearest", info.bands, info.level, info.pan, info.bandpass)
+    figures = measure({"nearest": nearest, "broken": lambda x: nearest(x) * np.float32("nan")}, info, "test", 2)
+    seen = [record for record in tiny_examples.in_reading_order(by_split, "test") if record.id != "patch3"]
+    assert figures["nearest"].fidelity.rmse_all == pytest.approx(nearest_figures(seen).rmse_all, rel=1e-5)
+    assert [np.isnan(patch.rmse) for patch in figures["nearest"].patches].count(True) == 1
+    broken = figures["broken"]
+    numbers = [broken.fidelity.rmse_all, broken.fidelity.cpsnr, broken.sharpness.ratio_all, broken.consistency.largest]
+    assert np.isnan([*numbers, *broken.correctness.values(), *broken.resampled.values()]).all()
