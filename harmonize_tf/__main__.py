@@ -9,6 +9,10 @@ from harmonize_tf.errors import FlagError
 # Each command is also `python -m MODULE`. Modules are imported only when asked for: TensorFlow takes seconds.
 COMMANDS = {
     "demo": ("harmonize_tf.demo", "the whole way on real samples: export, train, evaluate, push, serve, scene"),
+    "run": (
+        "harmonize_tf.run",
+        "from scenes to a model that a server was seen to serve, each step only if it has to be",
+    ),
     "samples": ("harmonize_tf.sources.samples", "fetch real sample scenes into a cache"),
     "check": ("harmonize_tf.check", "tell what is wrong with scenes, records or a model before they are used"),
     "export": ("beam_jobs.export_pairs", "paired patches from scenes to TFRecords, by Apache Beam"),
@@ -17,6 +21,7 @@ COMMANDS = {
     "train": ("trainer.task", "train a model on exported patches"),
     "evaluate": ("trainer.evaluate", "judge models and baselines on the test split"),
     "push": ("serving.export", "write a trained model as a SavedModel version for TensorFlow Serving"),
+    "verify": ("serving.verify", "whether an exported version, or a server of it, answers as the model did"),
     "serve": ("serving.server", "development server with TensorFlow Serving's gRPC API"),
     "scene": ("serving.scene", "a Landsat scene in, a Cloud Optimized GeoTIFF at 10 m out"),
 }

@@ -1,5 +1,6 @@
 """Files that a command leaves: written aside and renamed, so that none is ever half there."""
 
+import hashlib
 import json
 import os
 import pathlib
@@ -22,3 +23,9 @@ def to_json(values: Any) -> str:
     """Indented JSON with sorted keys. It knows neither NaN nor infinity: null stands for them."""
     plain = json.loads(json.dumps(values), parse_constant=lambda _: None)
     return json.dumps(plain, indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+
+def sha256(path: str | os.PathLike) -> str:
+    """Fingerprint of a file, hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

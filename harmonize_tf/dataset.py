@@ -169,13 +169,50 @@ def paired(info: DatasetInfo, split: str, *, batch: int, pan: bool) -> tf.data.D
     Raises:
       DatasetError: the split is empty, or there is no panchromatic band in the records.
     """
-    _check_pan(info, pan)
-    shards = tf.data.Dataset.from_tensor_slices(info.shards(split))
-    serialized = _counted(shards.flat_map(_read), info.counts[split])
-    patches = serialized.map(lambda r: _pair(info, r, pan), tf.data.AUTOTUNE)
+    patches = _in_order(info, split, pan).map(lambda r: _pair(info, r, pan), tf.data.AUTOTUNE)
     missing = -info.counts[split] % batch
     filling = patches.take(1).repeat(missing).map(lambda x, y: (x, y | {"mask": tf.zeros_like(y["mask"])}))
     return _options(patches.concatenate(filling).batch(batch, drop_remainder=True).prefetch(tf.data.AUTOTUNE))
+
+
+def described(
+    info: DatasetInfo, split: str, *, batch: int, pan: bool, chosen: Sequence[int] | None = None
+) -> tf.data.Dataset:
+    """The patches of a split once, whole and in order, as `paired` has them but with what tells of each pair.
+
+    Args:
+      info: the records.
+      split: "train", "val" or "test".
+      batch: patches in a batch; the last may have fewer.
+      pan: whether the panchromatic band is read.
+      chosen: numbers of patches, rising, if not all are wanted.
+
+    Returns:
+      Batches of inputs, targets and facts: id, block, landsat, sentinel (the spacecraft) string [batch], dt_s float32.
+
+    Raises:
+      DatasetError: the split is empty, or there is no panchromatic band in the records.
+    """
+    serialized = _in_order(info, split, pan)
+    if chosen is not None:
+        wanted = tf.constant(chosen, tf.int64)
+        numbered = serialized.enumerate().filter(lambda number, _: tf.reduce_any(wanted == number))
+        serialized = numbered.map(lambda _, record: record)
+
+    def made(record: tf.Tensor) -> tuple[Tensors, Tensors, Tensors]:
+        arrays = records.parse(record, pan=pan, facts=True)
+        facts = {"id": arrays["id"], "block": arrays["block"], "dt_s": arrays["pair/dt_s"]}
+        facts |= {side: arrays[f"{side}/spacecraft"] for side in ("landsat", "sentinel")}
+        return *_pair_of(info, arrays, pan), facts
+
+    return _options(serialized.map(made, tf.data.AUTOTUNE).batch(batch).prefetch(tf.data.AUTOTUNE))
+
+
+def _in_order(info: DatasetInfo, split: str, pan: bool) -> tf.data.Dataset:
+    """A split's records, serialized."""
+    _check_pan(info, pan)
+    shards = tf.data.Dataset.from_tensor_slices(info.shards(split))
+    return _counted(shards.flat_map(_read), info.counts[split])
 
 
 def training(
@@ -428,7 +465,10 @@ def _counted(dataset: tf.data.Dataset, count: int) -> tf.data.Dataset:
 
 def _pair(info: DatasetInfo, serialized: tf.Tensor, pan: bool) -> tuple[Tensors, Tensors]:
     """One record as unbatched inputs and targets."""
-    arrays = records.parse(serialized, pan=pan)
+    return _pair_of(info, records.parse(serialized, pan=pan), pan)
+
+
+def _pair_of(info: DatasetInfo, arrays: Tensors, pan: bool) -> tuple[Tensors, Tensors]:
     inputs, targets = _landsat(info, arrays, pan), _sentinel(info, arrays)
     clear = repeat_pixels(inputs.pop("landsat_clear"), degradation.FACTOR)
     return inputs, targets | {"mask": targets["mask"] * clear}

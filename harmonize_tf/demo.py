@@ -46,7 +46,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     train = ["--flagfile=subpixel_small.txt", f"--data={examples}", f"--model_dir={model.parent}", "--overwrite"]
     train += [f"--steps={_STEPS.value}"]
     evaluate = [f"--data={examples}", f"--model={model}", f"--out={run / 'evaluation'}"]
-    push = [f"--model={model}", f"--serving_dir={serving}"]
+    report, blessing = run / "evaluation" / "report.html", run / "evaluation" / "blessing.json"
+    push = [f"--model={model}", f"--serving_dir={serving}", f"--blessing={blessing}"]
+    if _STEPS.value < _STEPS.default:  # a quick look may end with a model that is not good yet
+        push.append("--allow_unblessed")
     server = Step("serve", [f"--model_base_path={serving.resolve()}", f"--model_name={MODEL}", "--port=0"])
     product, figure = run / "harmonised.tif", run / "side_by_side.png"
     scene = [str(landsat), str(product), "--target={address}", f"--model_name={MODEL}", f"--figure={figure}"]
@@ -55,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         [
             Step("export", export, [], [info]),
             Step("train", train, [info], [model]),
-            Step("evaluate", evaluate, [info, model], [run / "evaluation" / "metrics.json"]),
-            Step("push", push, [model], [serving]),
+            Step("evaluate", evaluate, [info, model], [report, blessing]),
+            Step("push", push, [model, blessing], [serving]),
             Step("scene", scene, [landsat, serving], [product, figure], service=server),
         ],
         run / "log",
     )
-    _log.info("The harmonised scene: %s; beside resampled Landsat: %s", product, figure)
+    _log.info("The harmonised scene: %s; beside resampled Landsat: %s; evaluation: %s", product, figure, report)
 
 
 def _simulated_landsat(folder: pathlib.Path) -> pathlib.Path:

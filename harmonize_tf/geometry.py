@@ -264,10 +264,20 @@ def estimate_shift(reference: np.ndarray, moved: np.ndarray, valid: np.ndarray) 
         return None
     correlation = float((seen[0] * seen[1]).mean() / deviation.prod())
     if not valid.all():
-        pair[:, ~valid] = 0.0
-        near = gaussian_filter(valid.astype(np.float64), FILL)
-        around = np.stack([gaussian_filter(image, FILL) for image in pair]) / np.maximum(near, 0.05)
-        pair = np.where(valid, pair, around)
+        pair = fill_gaps(pair, valid)
     window = np.outer(*(np.hanning(size + 2)[1:-1] for size in reference.shape))
     shift, _, _ = phase_cross_correlation(pair[1] * window, pair[0] * window, upsample_factor=20, normalization=None)
     return Shift(dx=float(shift[1]), dy=float(shift[0]), correlation=correlation)
+
+
+def fill_gaps(images: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Images of mean 0, [n, height, width], whose gaps fade from what is valid around them to 0.
+
+    Args:
+      images: anything where not valid.
+      valid: [height, width], bool.
+    """
+    known = np.where(valid, images, 0.0)
+    near = gaussian_filter(valid.astype(np.float64), FILL)
+    around = np.stack([gaussian_filter(image, FILL) for image in known]) / np.maximum(near, 0.05)
+    return np.where(valid, known, around)

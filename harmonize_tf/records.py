@@ -198,13 +198,16 @@ def _capture(features: Mapping[str, list], side: str) -> Capture | None:
     )
 
 
-def feature_spec(*, landsat: bool = True, sentinel: bool = True, pan: bool = False) -> dict[str, Any]:
+def feature_spec(
+    *, landsat: bool = True, sentinel: bool = True, pan: bool = False, facts: bool = False
+) -> dict[str, Any]:
     """What `tf.io.parse_example` needs; training and the signature `tf_example` use the same.
 
     Args:
       landsat: the records must hold Landsat's side.
       sentinel: the records must hold Sentinel-2's side.
       pan: the records must hold the panchromatic band.
+      facts: what tells of the pair is read too.
     """
     import tensorflow as tf
 
@@ -217,11 +220,13 @@ def feature_spec(*, landsat: bool = True, sentinel: bool = True, pan: bool = Fal
     for side in _sides(landsat, sentinel):
         spec |= {f"{side}/{name}": tf.io.FixedLenFeature([], tf.string) for name in ("ms", "valid", "spacecraft")}
         spec[f"{side}/shape"] = tf.io.FixedLenFeature([3], tf.int64)
+    if facts:
+        spec |= {"block": tf.io.FixedLenFeature([], tf.string), "pair/dt_s": tf.io.FixedLenFeature([], tf.float32)}
     return spec | ({"landsat/pan": tf.io.FixedLenFeature([], tf.string)} if pan else {})
 
 
 def parse(
-    serialized: "tf.Tensor", *, landsat: bool = True, sentinel: bool = True, pan: bool = False
+    serialized: "tf.Tensor", *, landsat: bool = True, sentinel: bool = True, pan: bool = False, facts: bool = False
 ) -> dict[str, "tf.Tensor"]:
     """Serialized records as tensors, in a graph or eagerly; `encode`'s counterpart for training and serving.
 
@@ -230,14 +235,16 @@ def parse(
       landsat: as for `feature_spec`.
       sentinel: as for `feature_spec`.
       pan: as for `feature_spec`.
+      facts: as for `feature_spec`.
 
     Returns:
       With a leading N for a batch: "id" and "level" string [], "bands" string [B]; for each side "SIDE/ms" uint16
-      [h, w, B], "SIDE/valid" uint8 [h, w], "SIDE/spacecraft" string []; with `pan` "landsat/pan" uint16 [2h, 2w, 1].
+      [h, w, B], "SIDE/valid" uint8 [h, w], "SIDE/spacecraft" string []; with `pan` "landsat/pan" uint16 [2h, 2w, 1];
+      with `facts` "block" string [] and "pair/dt_s" float32 [].
     """
     import tensorflow as tf
 
-    features = tf.io.parse_example(serialized, feature_spec(landsat=landsat, sentinel=sentinel, pan=pan))
+    features = tf.io.parse_example(serialized, feature_spec(landsat=landsat, sentinel=sentinel, pan=pan, facts=facts))
     tf.debugging.assert_equal(features.pop("schema"), np.int64(SCHEMA), f"expected records of schema {SCHEMA}")
     batch = tf.shape(serialized, tf.int64)
     for side in _sides(landsat, sentinel):

@@ -2,16 +2,20 @@
 
 import contextlib
 import dataclasses
+import datetime
 import hashlib
 import json
 import logging
 import pathlib
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import harmonize_tf
+from harmonize_tf import artifacts
 from harmonize_tf.errors import HarmonizeError
 
 _log = logging.getLogger("harmonize")
@@ -27,6 +31,8 @@ class Step:
       inputs: files and folders that it reads.
       outputs: files and folders that it writes; all exist once it has succeeded.
       service: command that serves while the step runs; "{address}" in `flags` becomes where it does.
+      owned: folder that is this step's alone. What was begun there by other flags or from other inputs is deleted
+        first; what was only interrupted stays, so that the command goes on from it.
     """
 
     name: str
@@ -34,16 +40,28 @@ class Step:
     inputs: Sequence[pathlib.Path] = ()
     outputs: Sequence[pathlib.Path] = ()
     service: "Step | None" = None
+    owned: pathlib.Path | None = None
 
     @property
     def argv(self) -> list[str]:
         """The command line that runs it."""
         return [sys.executable, "-m", "harmonize_tf", self.name, *self.flags]
 
-    def run(self) -> int:
-        """Runs it to its end, and returns its exit status."""
-        with serving(self.service) if self.service else contextlib.nullcontext("") as address:
-            return subprocess.run([part.replace("{address}", address) for part in self.argv], check=False).returncode
+    def run(self, log: pathlib.Path) -> int:
+        """Runs it to its end, what it says going to standard output and into a file, and returns its exit status."""
+        with serving(self.service) if self.service else contextlib.nullcontext("") as address, log.open("ab") as file:
+            argv = [part.replace("{address}", address) for part in self.argv]
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            try:
+                for line in process.stdout:
+                    file.write(line)
+                    file.flush()
+                    print(line.decode(errors="replace"), end="", flush=True)
+                return process.wait()
+            finally:
+                process.terminate()  # it goes on from where it was
+                process.wait()
+                process.stdout.close()
 
     def fingerprint(self) -> str:
         """Digest of the flags, the package's version, and every input file's path, size and time of change."""
@@ -61,29 +79,46 @@ def run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
 
     Args:
       steps: each may use what those before it wrote.
-      log_dir: where the fingerprints are kept.
+      log_dir: for each step what it said, `N-NAME.log`, and what came of it, `N-NAME.json`.
 
     Raises:
       HarmonizeError: a step failed; it has said why itself.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
     for number, step in enumerate(steps, 1):
-        done = log_dir / f"{number}-{step.name}.fingerprint"
-        fingerprint = step.fingerprint()
+        file, where = log_dir / f"{number}-{step.name}.json", f"[{number}/{len(steps)}]"
+        fingerprint, before = step.fingerprint(), read(file)
         missing = [path for path in step.outputs if not path.exists()]
-        if not missing and done.exists() and done.read_text() == fingerprint:
-            _log.info("[%d/%d] %s: nothing changed", number, len(steps), step.name)
+        if not missing and before.get("status") == 0 and before["fingerprint"] == fingerprint:
+            _log.info("%s %s: nothing changed", where, step.name)
             continue
-        _log.info("[%d/%d] harmonize %s %s", number, len(steps), step.name, " ".join(step.flags))
-        done.unlink(missing_ok=True)
+        _log.info("%s harmonize %s %s", where, step.name, " ".join(step.flags))
+        if step.owned and before and before["fingerprint"] != fingerprint and step.owned.exists():
+            shutil.rmtree(step.owned)
+        begun = {"step": step.name, "flags": list(step.flags), "fingerprint": fingerprint, "began": _now()}
+        artifacts.write(file, artifacts.to_json(begun | {"status": None}))
         started = time.monotonic()
-        if status := step.run():
+        status = step.run(file.with_suffix(".log"))
+        ended = begun | {"status": status, "ended": _now(), "package_version": harmonize_tf.__version__}
+        artifacts.write(file, artifacts.to_json(ended))
+        if status:
             raise HarmonizeError(
                 f"step {number}, {step.name}, ended with status {status}; mend what it says above and run the same "
                 f"command again, finished steps are kept. Received: {' '.join(step.flags)}"
             )
-        done.write_text(fingerprint)
-        _log.info("[%d/%d] %s: done in %.0f s", number, len(steps), step.name, time.monotonic() - started)
+        _log.info("%s %s: done in %.0f s", where, step.name, time.monotonic() - started)
+
+
+def read(file: pathlib.Path) -> dict[str, Any]:
+    """What came of a step when it last ran; {} where it did not, or nobody knows."""
+    try:
+        return json.loads(file.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager

@@ -119,12 +119,25 @@ class Client:
         inputs = self.manifest.inputs(ms, pan)
         self._slots.acquire()
         try:
-            future = self._threads.submit(lambda: self.manifest.product(self._ask(inputs, "serving_default")))
+            future = self._threads.submit(lambda: self.manifest.product(self.ask(inputs, "serving_default")))
         except BaseException:
             self._slots.release()
             raise
         future.add_done_callback(lambda _: self._slots.release())
         return future
+
+    def ask(self, inputs: dict[str, np.ndarray], signature_name: str) -> dict[str, np.ndarray]:
+        """Runs any signature of the model: arrays by alias in and out.
+
+        Raises:
+          ServerError: the server cannot be reached, or refuses.
+        """
+        request = self._addressed(messages.PredictRequest())
+        request.model_spec.signature_name = signature_name
+        for alias, array in inputs.items():
+            tensors.encode(array, request.inputs[alias])
+        response = self._call(self._predict, request)
+        return {alias: tensors.decode(proto) for alias, proto in response.outputs.items()}
 
     def close(self) -> None:
         """Waits for what is under way and closes the connection."""
@@ -159,7 +172,7 @@ class Client:
                 f"signature {' and no '.join(sorted(missing))}. Received: signatures={','.join(sorted(signatures))}. "
                 "Name another model."
             )
-        answer = self._ask({"query": np.zeros(1, np.uint8)}, "manifest")
+        answer = self.ask({"query": np.zeros(1, np.uint8)}, "manifest")
         return Manifest.from_json(answer["manifest"][0].tobytes())
 
     def _check_signature(self, signature: Any) -> None:
@@ -183,14 +196,6 @@ class Client:
         if self.version is not None:
             request.model_spec.version.value = self.version
         return request
-
-    def _ask(self, inputs: dict[str, np.ndarray], signature_name: str) -> dict[str, np.ndarray]:
-        request = self._addressed(messages.PredictRequest())
-        request.model_spec.signature_name = signature_name
-        for alias, array in inputs.items():
-            tensors.encode(array, request.inputs[alias])
-        response = self._call(self._predict, request)
-        return {alias: tensors.decode(proto) for alias, proto in response.outputs.items()}
 
     def _call(self, method: Callable[..., Any], request: Any) -> Any:
         """Sends a request, again and again while the trouble may pass and there is time."""

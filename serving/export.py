@@ -2,13 +2,13 @@
 
     python -m serving.export --model=RUN/training/model.keras --serving_dir=RUN/serving/subpixel
 
-writes RUN/serving/subpixel/VERSION: the SavedModel with the signatures of `serving.signatures`, the manifest and the
-warm-up requests. The version is written beside its place, verified in a process of its own, and renamed: a server that
-watches the folder never sees half of it (a half-written version blocks TensorFlow Serving's reloading for minutes).
+asks RUN/evaluation/blessing.json whether the model may be served, and writes RUN/serving/subpixel/VERSION: the
+SavedModel with the signatures of `serving.signatures`, the manifest and the warm-up requests. The version is written
+beside its place, verified in a process of its own, and renamed: a server that watches the folder never sees half of it
+(a half-written version blocks TensorFlow Serving's reloading for minutes).
 """
 
 import contextlib
-import hashlib
 import logging
 import os
 import pathlib
@@ -24,7 +24,8 @@ import tensorflow as tf
 from absl import flags
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from harmonize_tf import command, records
+from harmonize_tf import artifacts, blessing, command, records
+from harmonize_tf.blessing import Blessing
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.models.harmonizer import Harmonizer, load
@@ -38,6 +39,14 @@ FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", None, "The trained model, RUN/training/model.keras.", flag_values=FLAGS)
 _SERVING_DIR = flags.DEFINE_string(
     "serving_dir", None, "Folder of the served model, RUN/serving/NAME; a version is added to it.", flag_values=FLAGS
+)
+_BLESSING = flags.DEFINE_string(
+    "blessing", None,
+    "What `harmonize evaluate` decided about the model. Default: evaluation/blessing.json beside the model's folder.",
+    flag_values=FLAGS,
+)  # fmt: skip
+_ALLOW_UNBLESSED = flags.DEFINE_boolean(
+    "allow_unblessed", False, "Push the model even if it is not blessed.", flag_values=FLAGS
 )
 _WARMUP_SIZE = flags.DEFINE_integer(
     "warmup_size", 64, "Side of the window that a server is warmed with, pixels of 30 m.", 1, flag_values=FLAGS
@@ -195,14 +204,37 @@ def _provenance(path: pathlib.Path) -> dict[str, str]:
     """Fingerprint and flags of a trained model."""
     flags_file = path.parent / "flags.txt"
     flags_text = {"flags": flags_file.read_text()} if flags_file.is_file() else {}
-    return {"model": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest(), **flags_text}
+    return {"model": str(path), "sha256": artifacts.sha256(path), **flags_text}
+
+
+def _blessed(model: pathlib.Path, sha256: str) -> str:
+    """Who blessed a model, for its manifest.
+
+    Raises:
+      ModelError: nobody, and --allow_unblessed is not given.
+    """
+    path = pathlib.Path(_BLESSING.value or model.absolute().parent.parent / "evaluation" / blessing.FILE)
+    found = Blessing.load(path) if path.exists() else None
+    verdict = found and found.about(sha256)
+    if verdict and verdict.blessed:
+        return f"{path}: {verdict.reason}"
+    why = f"{path} says: {verdict.reason}" if verdict else f"{path} {'judges other files' if found else 'is not there'}"
+    if _ALLOW_UNBLESSED.value:
+        _log.warning("%s is pushed though it is not blessed: %s", model, why)
+        return f"no: {why}"
+    raise ModelError(
+        f"only a blessed model is pushed, and this one is not: {why}. Evaluate it (`harmonize evaluate`, and name its "
+        f"{blessing.FILE} with --blessing if it is elsewhere), train it better, or push it all the same with "
+        f"--allow_unblessed. Received: model={model}"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Exports a trained model and prints the version's folder.
 
     Raises:
-      HarmonizeError: the model cannot be read or does not fit the folder, or nothing can be written there.
+      HarmonizeError: the model cannot be read, is not blessed or does not fit the folder, or nothing can be written
+        there.
     """
     command.parse(FLAGS, argv)
     if not _MODEL.value or not _SERVING_DIR.value:
@@ -210,8 +242,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "expected --model=RUN/training/model.keras --serving_dir=RUN/serving/NAME. "
             f"Received: model={_MODEL.value}, serving_dir={_SERVING_DIR.value}"
         )
-    harmonizer = load(_MODEL.value)
-    provenance = _provenance(pathlib.Path(_MODEL.value))
+    harmonizer, model = load(_MODEL.value), pathlib.Path(_MODEL.value)
+    provenance = _provenance(model)
+    provenance["blessed"] = _blessed(model, provenance["sha256"])
     serving_dir = _SERVING_DIR.value
     try:
         path = export_harmonizer(harmonizer, serving_dir, provenance=provenance, warmup_size=_WARMUP_SIZE.value)

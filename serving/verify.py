@@ -1,14 +1,16 @@
 """Whether an exported version does in a server what it did in the exporting process.
 
-    python -m serving.verify RUN/serving/MODEL/VERSION
+    harmonize verify RUN/serving/MODEL
+    harmonize verify RUN/serving/MODEL --target=host:port --model_name=MODEL
 
 The warm-up records of a version carry the answers that the exporting process got. Here they are asked of the V1
 loader, which is TensorFlow Serving's, in a process of its own: a model whose variables are not found, or that ends the
-process when a tensor has the wrong rank, is caught before any server sees it.
+process when a tensor has the wrong rank, is caught before any server sees it. With `--target` a server is asked
+instead, which must serve that version.
 """
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from absl import flags
@@ -16,9 +18,13 @@ from absl import flags
 from harmonize_tf import command
 from harmonize_tf.errors import FlagError, ModelError
 from serving import tensors
+from serving.client import Client
+from serving.model_store import versions
 from serving.servable import RequestError, Servable, warmup_logs
 
 FLAGS = flags.FlagValues()
+_TARGET = flags.DEFINE_string("target", None, "host:port of a server to ask.", flag_values=FLAGS)
+_MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name there.", flag_values=FLAGS)
 # One code or 1e-4 reflectance: what another order of the same float32 operations can change.
 _TOLERANCE = {np.dtype(np.uint16): 1, np.dtype(np.float32): 1e-4}
 
@@ -30,19 +36,40 @@ def verify(path: pathlib.Path) -> None:
       ModelError: it cannot be loaded, answers differently, or takes a tensor of the wrong rank.
     """
     servable = Servable(path)
-    logs = list(warmup_logs(path))
-    missing = set(servable.signatures) - {log.request.model_spec.signature_name for log in logs}
+    missing = set(servable.signatures) - {log.request.model_spec.signature_name for log in warmup_logs(path)}
     if missing:
         raise ModelError(f"every signature needs a warm-up record. Received: none for {', '.join(sorted(missing))}")
-    for log in logs:
-        name = log.request.model_spec.signature_name
-        inputs = {alias: tensors.decode(proto) for alias, proto in log.request.inputs.items()}
-        outputs = servable.predict(inputs, name)
-        for alias, expected in log.response.outputs.items():
-            _compare(f"{name}.{alias}", outputs[alias], tensors.decode(expected))
+    for name, inputs in _compare_all(path, servable.predict):
         for alias in inputs:
             _check_rank_guard(servable, name, inputs, alias)
     servable.close()
+
+
+def verify_served(path: pathlib.Path, client: Client) -> None:
+    """Asks a server for all recorded answers of a version.
+
+    Raises:
+      ModelError: it serves another version, or answers differently.
+      ServerError: it gives no answer.
+    """
+    if str(client.version) != path.name:
+        raise ModelError(
+            f"the server is to serve version {path.name} of {client.model!r}; let it load that one. "
+            f"Received: version={client.version} from {client.target}"
+        )
+    for _ in _compare_all(path, client.ask):
+        pass
+
+
+def _compare_all(path: pathlib.Path, ask: Callable) -> Iterator[tuple[str, dict[str, np.ndarray]]]:
+    """Compares the answers to all recorded requests; yields each one's signature and inputs."""
+    for log in warmup_logs(path):
+        name = log.request.model_spec.signature_name
+        inputs = {alias: tensors.decode(proto) for alias, proto in log.request.inputs.items()}
+        outputs = ask(inputs, name)
+        for alias, expected in log.response.outputs.items():
+            _compare(f"{name}.{alias}", outputs[alias], tensors.decode(expected))
+        yield name, inputs
 
 
 def _compare(what: str, actual: np.ndarray, expected: np.ndarray) -> None:
@@ -66,12 +93,18 @@ def _check_rank_guard(servable: Servable, name: str, inputs: dict[str, np.ndarra
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Verifies the version named on the command line."""
+    """Verifies the version named on the command line, or the newest of the model named there."""
     paths = command.parse(FLAGS, argv)
     if len(paths) != 1:
-        raise FlagError(f"expected one version's folder. Received: {' '.join(paths) or 'none'}")
-    verify(pathlib.Path(paths[0]))
-    print(f"{paths[0]}: answers as it should")
+        raise FlagError(f"expected one folder, a version's or a model's. Received: {' '.join(paths) or 'none'}")
+    found = versions(pathlib.Path(paths[0]))
+    path = found[max(found)] if found else pathlib.Path(paths[0])
+    if not _TARGET.value:
+        verify(path)
+    else:
+        with Client(_TARGET.value, _MODEL_NAME.value) as client:
+            verify_served(path, client)
+    print(f"{path}: answers as it should")
 
 
 if __name__ == "__main__":

@@ -48,6 +48,22 @@ def test_a_split_is_read_once_and_its_last_batch_filled_up_with_what_does_not_co
     assert "landsat_pan" not in read[0][0]
 
 
+def test_pairs_come_with_what_tells_of_them_all_or_those_chosen(tmp_path):
+    days = {"patch9": 1.5, "patch10": float("nan"), "patch11": -2.0}
+    change = lambda record: dataclasses.replace(record, dt_s=days.get(record.id, 0.0))  # noqa: E731
+    by_split = tiny_examples.write(tmp_path, change=change)
+    info, order = DatasetInfo.load(tmp_path), tiny_examples.in_reading_order(by_split, "test")
+    plain = batches(dataset.paired(info, "test", batch=3, pan=True), 1)[0]
+    inputs, targets, facts = batches(dataset.described(info, "test", batch=4, pan=True), 1)[0]
+    tf.nest.map_structure(np.testing.assert_array_equal, (inputs, targets), plain)
+    assert [x.decode() for x in facts["id"]] == [record.id for record in order]
+    assert [x.decode() for x in facts["block"]] == [record.block for record in order]
+    np.testing.assert_array_equal(facts["dt_s"], np.float32([days[record.id] for record in order]))
+    assert set(facts["landsat"]) == {b"LANDSAT_8"} and set(facts["sentinel"]) == {b"SENTINEL_2A"}
+    chosen = batches(dataset.described(info, "test", batch=4, pan=False, chosen=[0, 2]), 9)
+    assert len(chosen) == 1 and [x.decode() for x in chosen[0][2]["id"]] == [order[0].id, order[2].id]
+
+
 def test_missing_data_and_cloud_reach_the_masks_they_belong_to(tmp_path):
     def change(record):
         ms, valid = record.landsat.ms.copy(), record.landsat.valid.copy()

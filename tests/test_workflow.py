@@ -6,11 +6,15 @@ from harmonize_tf.workflow import Step
 
 
 class PythonStep(Step):
-    """A step whose `name` is Python code instead of a command."""
+    """A step that runs Python code, the first of its flags, instead of a command."""
 
     @property
     def argv(self):
-        return [workflow.sys.executable, "-c", self.name, *self.flags]
+        return [workflow.sys.executable, "-c", *self.flags]
+
+
+def python(code, flags=(), *files, **more):
+    return PythonStep("python", [code, *flags], *files, **more)
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def copy(tmp_path):
     source, target = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("1")
     code = "import sys; open(sys.argv[2], 'a').write(open(sys.argv[1]).read())"
-    return PythonStep(code, [str(source), str(target)], [source], [target])
+    return python(code, [str(source), str(target)], [source], [target])
 
 
 def test_a_step_is_repeated_only_when_its_input_its_flags_or_its_output_changed(copy, tmp_path):
@@ -36,27 +40,56 @@ def test_a_step_is_repeated_only_when_its_input_its_flags_or_its_output_changed(
 
 
 def test_a_failed_step_stops_the_run_and_is_tried_again(copy, tmp_path):
-    failing = PythonStep("raise SystemExit(3)", [])
+    failing = python("raise SystemExit(3)")
     for _ in range(2):
         with pytest.raises(HarmonizeError, match="status 3"):
             workflow.run([failing, copy], tmp_path / "log")
     assert not copy.outputs[0].exists()
 
 
+def test_a_folder_of_its_own_is_kept_after_an_interruption_and_emptied_for_other_flags(tmp_path):
+    folder = tmp_path / "training"
+    code = (
+        "import pathlib, sys\nfolder = pathlib.Path(sys.argv[1]); folder.mkdir(exist_ok=True)\n"
+        "file = folder / 'steps'; steps = file.read_text() if file.exists() else ''\n"
+        "file.write_text(steps + sys.argv[2])\n"
+        "import os, signal\nif not steps and sys.argv[2] == 'a': os.kill(os.getpid(), signal.SIGKILL)"
+    )
+
+    def step(what):
+        return python(code, [str(folder), what], [], [folder / "steps"], owned=folder)
+
+    with pytest.raises(HarmonizeError, match="status -9"):
+        workflow.run([step("a")], tmp_path / "log")
+    workflow.run([step("a")], tmp_path / "log")
+    assert (folder / "steps").read_text() == "aa"
+    workflow.run([step("b")], tmp_path / "log")
+    assert (folder / "steps").read_text() == "b"
+
+
+def test_what_a_step_says_and_what_came_of_it_is_kept(tmp_path, capfd):
+    saying = python("import sys; print('to one'); print('to two', file=sys.stderr); sys.exit(int(sys.argv[1]))", ["4"])
+    with pytest.raises(HarmonizeError, match="status 4"):
+        workflow.run([saying], tmp_path)
+    (log,) = tmp_path.glob("1-*.log")
+    assert sorted(log.read_text().splitlines()) == ["to one", "to two"]
+    assert "to one" in capfd.readouterr().out
+    told = workflow.read(log.with_suffix(".json"))
+    assert (told["status"], told["flags"][1:]) == (4, ["4"]) and told["began"] <= told["ended"]
+
+
 def test_a_step_runs_beside_its_service_and_is_told_the_address(tmp_path):
-    server = PythonStep(
+    server = python(
         "import time; print('loading', flush=True); print('serving m at h:7', flush=True); time.sleep(60)", []
     )
     out = tmp_path / "out.txt"
-    step = PythonStep(
-        "import sys; open(sys.argv[1], 'a').write(sys.argv[2])", [str(out), "{address}"], [], [out], server
-    )
+    step = python("import sys; open(sys.argv[1], 'a').write(sys.argv[2])", [str(out), "{address}"], [], [out], server)
     workflow.run([step], tmp_path / "log")
     workflow.run([step], tmp_path / "log")
     assert out.read_text() == "h:7"
 
 
 def test_a_service_that_ends_before_it_is_ready_is_an_error(tmp_path):
-    step = PythonStep("pass", [], service=PythonStep("raise SystemExit(4)", []))
+    step = python("pass", [], service=python("raise SystemExit(4)"))
     with pytest.raises(HarmonizeError, match="status 4"):
         workflow.run([step], tmp_path / "log")

@@ -2,31 +2,30 @@
 
     python -m trainer.evaluate --data=RUN/examples --model=RUN/training/model.keras --out=RUN/evaluation
 
-prints two tables and leaves RUN/evaluation/metrics.json. `harmonize_tf.metrics` defines the figures.
+prints three tables and leaves in RUN/evaluation the figures (metrics.json), a page to look at (report.html) and whether
+the model may be served and why (blessing.json). docs/evaluation.md tells what it all means.
 """
 
-import dataclasses
+import contextlib
 import logging
+import os
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 from absl import flags
-from tqdm import tqdm
 
 import harmonize_tf
-from harmonize_tf import artifacts, command, dataset, degradation, patches, sensors
+from harmonize_tf import artifacts, blessing, command, dataset, patches
+from harmonize_tf.blessing import Blessing
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
-from harmonize_tf.metrics.consistency import Consistency, ConsistencyMeter
-from harmonize_tf.metrics.distribution import Distribution, DistributionMeter
-from harmonize_tf.metrics.fidelity import Fidelity, FidelityMeter
-from harmonize_tf.metrics.sharpness import Sharpness, SharpnessMeter
+from harmonize_tf.metrics import hallucination, intervals
 from harmonize_tf.models.baselines import BASELINES, build_baseline
 from harmonize_tf.models.harmonizer import Harmonizer, load
+from trainer import bless, report
+from trainer.measure import Figures, measure
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_string(
@@ -35,6 +34,14 @@ flags.DEFINE_string(
 flags.DEFINE_list("model", [], "Trained models, RUN/training/model.keras, separated by commas.", flag_values=FLAGS)
 flags.DEFINE_string("out", None, "Folder to write to, RUN/evaluation.", required=True, flag_values=FLAGS)
 flags.DEFINE_enum("split", "test", list(patches.SPLITS), "Which records to use.", flag_values=FLAGS)
+flags.DEFINE_string(
+    "thresholds", os.fspath(bless.DEFAULT), "What a model must reach to be blessed, TOML.", flag_values=FLAGS
+)
+flags.DEFINE_string(
+    "last_blessed", None,
+    "blessing.json of the evaluation whose blessed model to compare with. Default: the one in --out.",
+    flag_values=FLAGS,
+)  # fmt: skip
 flags.DEFINE_integer("batch", 4, "Patches at once.", lower_bound=1, flag_values=FLAGS)
 
 _log = logging.getLogger("harmonize")
@@ -48,16 +55,48 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     command.parse(FLAGS, argv)
     info = DatasetInfo.load(FLAGS.data)
+    thresholds, out = bless.load(FLAGS.thresholds), pathlib.Path(FLAGS.out)
+    before = _before(out / blessing.FILE)
     models = {name: build_baseline(name, info.bands, info.level, info.pan, info.bandpass) for name in BASELINES}
+    files = {}
     for path in FLAGS.model:
         model = load(path)
         _check_suits(model, path, info)
-        models[_unused(model.name, models)] = model
-    with dataset.damage_named(info, FLAGS.split):
+        name = _unused(model.name, models)
+        models[name] = model
+        files[name] = {"path": path, "sha256": artifacts.sha256(path)}
+    with dataset.damage_named(info, FLAGS.split), _told(out):
         figures = measure(models, info, FLAGS.split, FLAGS.batch)
-    print(table(figures))
-    path = _write(pathlib.Path(FLAGS.out), figures, info)
-    _log.info("%s: %d patches of %s", path, info.counts[FLAGS.split], info.directory / FLAGS.split)
+        print(table(figures))
+        values = _values(figures, info, files)
+        decided = bless.judge(values, thresholds, FLAGS.thresholds, before)
+        out.mkdir(parents=True, exist_ok=True)
+        report.write(out / report.FILE, values, figures, models, info, decided)
+        artifacts.write(out / blessing.FILE, artifacts.to_json(decided.to_dict()))
+        artifacts.write(out / "metrics.json", artifacts.to_json(values))
+    for verdict in decided.verdicts:
+        _log.info("%s is %sblessed: %s", verdict.name, "" if verdict.blessed else "not ", verdict.reason)
+    _log.info("%s: %d patches of %s", out / report.FILE, info.counts[FLAGS.split], info.directory / FLAGS.split)
+
+
+def _before(path: pathlib.Path) -> Blessing | None:
+    """What was decided before, in the file that was named or, if it is there, in that of an earlier evaluation."""
+    if FLAGS.last_blessed:
+        return Blessing.load(FLAGS.last_blessed)
+    try:
+        return Blessing.load(path) if path.exists() else None
+    except ModelError as error:
+        _log.warning("%s. It is written anew, and compared with nothing.", error)
+        return None
+
+
+@contextlib.contextmanager
+def _told(out: pathlib.Path) -> Iterator[None]:
+    """Tells in one line where nothing can be written."""
+    try:
+        yield
+    except OSError as error:
+        raise FlagError(f"the evaluation cannot be written there: {error}. Received: out={out}") from error
 
 
 def _check_suits(model: Harmonizer, path: str, info: DatasetInfo) -> None:
@@ -79,76 +118,11 @@ def _check_suits(model: Harmonizer, path: str, info: DatasetInfo) -> None:
         )
 
 
-@dataclasses.dataclass(frozen=True)
-class Figures:
-    """What is measured of a model.
-
-    Attributes:
-      fidelity: nearness to the reference.
-      sharpness: detail beyond 30 m.
-      distribution: distance of all outputs to all references, whose pairs are not looked at.
-      consistency: with the input, band-pass adjusted.
-    """
-
-    fidelity: Fidelity
-    sharpness: Sharpness
-    distribution: Distribution
-    consistency: Consistency
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: those of fidelity, and the others under their names."""
-        others = {name: getattr(self, name).to_dict() for name in ("sharpness", "distribution", "consistency")}
-        return self.fidelity.to_dict() | others
-
-
-class _Meters:
-    """Those of one model."""
-
-    def __init__(self, model: keras.Model, info: DatasetInfo) -> None:
-        # A model is held to the blur that it assumes; baselines assume none, and the published one serves.
-        assumed = degradation.pair_grid_sigma(sensors.blur_sigma(info.bands, info.nir))
-        self._fidelity, self._sharpness = FidelityMeter(info.bands), SharpnessMeter(info.bands)
-        self._distribution = DistributionMeter(info.bands)
-        self._consistency = ConsistencyMeter(info.bands, getattr(model, "sigma", assumed))
-
-    def update(
-        self, output: np.ndarray, truth: np.ndarray, mask: np.ndarray, measurement: np.ndarray, valid: np.ndarray
-    ) -> None:
-        self._fidelity.update(truth, output, mask)
-        self._sharpness.update(truth, output, mask)
-        self._distribution.update_reference(truth, mask)
-        self._distribution.update_prediction(output, mask)
-        self._consistency.update(output, measurement, valid)
-
-    def result(self) -> Figures:
-        return Figures(
-            self._fidelity.result(), self._sharpness.result(), self._distribution.result(), self._consistency.result()
-        )
-
-
-def measure(models: Mapping[str, keras.Model], info: DatasetInfo, split: str, batch: int) -> dict[str, Figures]:
-    """The figures of each model on a split, which is read once."""
-    meters = {name: _Meters(model, info) for name, model in models.items()}
-    calls = {name: tf.function(model, reduce_retracing=True) for name, model in models.items()}
-    left, total = info.counts[split], -(-info.counts[split] // batch)
-    for inputs, targets in tqdm(
-        dataset.paired(info, split, batch=batch, pan=info.pan), "evaluate", total, disable=None
-    ):
-        measurement = info.bandpass.apply(inputs["landsat_ms"])
-        given = [targets["sentinel_ms"], targets["mask"][..., 0], measurement, inputs["landsat_valid"][..., 0]]
-        given = [x.numpy() for x in given]
-        real = min(left, batch)  # the last batch is filled up
-        for name, call in calls.items():
-            for one in zip(*(x[:real] for x in (call(inputs).numpy(), *given)), strict=True):
-                meters[name].update(*one)
-        left -= real
-    return {name: meter.result() for name, meter in meters.items()}
-
-
 def table(figures: Mapping[str, Figures]) -> str:
-    """The figures as text, reflectance in 1e-4 (steps of the code): those of fidelity, then the others.
+    """The figures as text, reflectance in 1e-4 (steps of the code): those of fidelity, of the look, and of correctness.
 
-    Of the checkerboards and combs the strongest is shown; "consistent" is the RMS, beside it the 99.9 % quantile.
+    Of the checkerboards and combs the strongest is shown; "consistent" is the RMS, beside it the 99.9 % quantile. Of
+    models that tell how wrong they may be, the share of errors within the intervals told.
     """
     bands = next(iter(figures.values())).fidelity.bands
     fidelity = [
@@ -158,6 +132,10 @@ def table(figures: Mapping[str, Figures]) -> str:
     others = [
         ["", "sharpness", "coherence", "checkerboard", "comb", "spectra", "texture", "consistent", "99.9 %"],
         ["", "", "", "%", "", "1e-4", "sigma", "1e-4", "1e-4"],
+    ]
+    judged = [
+        ["", "cPSNR", "UIQI", "NDVI", "edge", "reflectance", "angle", "shift", *hallucination.NAMES],
+        ["", "dB", "", "1e-3", "", "1e-4", "degrees", "m", "%", "%", "%"],
     ]
     for name, figure in figures.items():
         f, s, d, c = figure.fidelity, figure.sharpness, figure.distribution, figure.consistency
@@ -170,7 +148,18 @@ def table(figures: Mapping[str, Figures]) -> str:
             f"{max(s.comb):.3f}", f"{1e4 * d.spectra:.1f}", f"{d.texture:.4f}", f"{1e4 * c.rms_all:.2f}",
             f"{1e4 * c.quantile:.1f}",
         ])  # fmt: skip
-    return _aligned(fidelity) + "\n\n" + _aligned(others)
+        r = figure.resampled
+        judged.append([
+            name, f"{f.cpsnr:.2f}", f"{f.uiqi:.4f}", f"{1e3 * f.ndvi_rmse:.1f}", f"{np.mean(s.edge):.3f}",
+            f"{1e4 * r['reflectance']:.2f}", f"{r['spectral']:.3f}", f"{30 * r['spatial']:.2f}",
+            *(f"{100 * figure.correctness[share]:.1f}" for share in hallucination.NAMES),
+        ])  # fmt: skip
+    told = [["", "within 50 %", "80 %", "90 %", "half width"], ["", "%", "%", "%", "1e-4"]]
+    for name, figure in figures.items():
+        if found := figure.calibration:
+            told.append([name, *(f"{100 * x:.1f}" for x in found.coverage_all), f"{1e4 * found.width:.1f}"])
+    shown = (fidelity, others, judged, *([told] if len(told) > 2 else []))
+    return "\n\n".join(_aligned(rows) for rows in shown)
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
@@ -185,25 +174,20 @@ def _unused(name: str, taken: Mapping[str, Any]) -> str:
     return next(n for n in (name, *(f"{name}_{i}" for i in range(2, len(taken) + 2))) if n not in taken)
 
 
-def _write(out: pathlib.Path, figures: Mapping[str, Figures], info: DatasetInfo) -> pathlib.Path:
-    values = {
+def _values(figures: Mapping[str, Figures], info: DatasetInfo, files: Mapping[str, Any]) -> dict[str, Any]:
+    """What metrics.json holds."""
+    return {
         "package_version": harmonize_tf.__version__,
-        "flags": {
-            name: value for name, value in FLAGS.flag_values_dict().items() if name in ("data", "model", "split")
-        },
+        "flags": {name: getattr(FLAGS, name) for name in ("data", "model", "split", "thresholds")},
+        "model_files": files,
         "plan_sha256": info.plan_sha256,
         "patches": info.counts[FLAGS.split],
+        "blocks": next(iter(figures.values())).blocks,
+        "intervals": {"level": intervals.LEVEL, "draws": intervals.DRAWS, "over": "blocks"},
         "bands": info.bands,
         "level": info.level,
         "models": {name: f.to_dict() for name, f in figures.items()},
     }
-    path = out / "metrics.json"
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        artifacts.write(path, artifacts.to_json(values))
-    except OSError as error:
-        raise FlagError(f"the evaluation cannot be written there: {error}. Received: out={out}") from error
-    return path
 
 
 if __name__ == "__main__":

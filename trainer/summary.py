@@ -8,7 +8,7 @@ import harmonize_tf
 from harmonize_tf import artifacts
 from trainer.checkpoints import Ledger
 from trainer.config import Config
-from trainer.evaluate import Figures
+from trainer.measure import Figures
 
 FILE = "summary.json"
 

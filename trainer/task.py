@@ -24,7 +24,7 @@ from harmonize_tf.models import baselines
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.resnet import NORMS
 from trainer import config as config_lib
-from trainer import evaluate, loop, presets, summary, uncertainty
+from trainer import loop, measure, presets, summary, uncertainty
 from trainer.callbacks import Progress, Summaries
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config
@@ -204,7 +204,7 @@ def _finish(
     model.save(aside)
     aside.rename(path)
     judged = {config.model: model, "bandpass": _baseline(config, info)}
-    figures = evaluate.measure(judged, info, "val", config.batch)
+    figures = measure.measure(judged, info, "val", config.batch)
     summary.write(config, ledger, figures, replicas, FLAGS.flag_values_dict())
     _log.info(
         "%s: the weights of step %d: validation RMSE %.5f, %.1f %% below the bandpass baseline's %.5f",

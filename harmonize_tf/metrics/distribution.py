@@ -74,16 +74,19 @@ class DistributionMeter:
     Args:
       bands: names of the last axis.
       seed: of the places and the directions.
+      reference: a meter of the same bands and seed, whose reference is this one's too: for several sets that are
+        compared with one.
 
     Attributes:
       bands: the same.
       seed: the same.
     """
 
-    def __init__(self, bands: Sequence[str], seed: int = 0) -> None:
+    def __init__(self, bands: Sequence[str], seed: int = 0, reference: "DistributionMeter | None" = None) -> None:
         self.bands, self.seed = tuple(bands), seed
         # The same draws for both sets.
-        self._reference, self._prediction = (_Descriptors(len(self.bands), seed) for _ in range(2))
+        self._prediction = _Descriptors(len(self.bands), seed)
+        self._reference = reference._reference if reference else _Descriptors(len(self.bands), seed)
 
     def update_reference(self, image: np.ndarray, mask: np.ndarray) -> None:
         """Adds one patch of the reference.
@@ -117,19 +120,14 @@ class DistributionMeter:
           DatasetError: a set has no valid pixel.
         """
         ours, theirs = self._reference, self._prediction
-        spectra = ours.spectra.rows, theirs.spectra.rows
-        if not all(map(len, spectra)):
+        counts = len(ours.spectra.rows), len(theirs.spectra.rows)
+        if not all(counts):
             raise DatasetError("a set has no valid pixel, so there is nothing to compare; check the masks")
-        textures = ours.texture.rows, theirs.texture.rows
-        texture = float("nan")
-        if all(map(len, textures)):
-            by_band = textures[0].reshape(-1, SIDE * SIDE, len(self.bands))
-            std = by_band.std(axis=(0, 1), dtype=np.float64)
-            if std.min() > _FLAT:
-                scale = np.tile(1 / std, SIDE * SIDE).astype(np.float32)
-                texture = sliced_wasserstein(*(x * scale for x in textures), seed=self.seed)
-        counts = tuple(map(len, spectra))
-        return Distribution(self.bands, counts, sliced_wasserstein(*spectra, seed=self.seed), texture)
+        spectra = _distance(*(x.spectra.along(None, self.seed) for x in (ours, theirs)))
+        scale, texture = ours.texture_scale(), float("nan")
+        if scale is not None and len(theirs.texture.rows):
+            texture = _distance(*(x.texture.along(scale, self.seed) for x in (ours, theirs)))
+        return Distribution(self.bands, counts, spectra, texture)
 
 
 def sliced_wasserstein(a: np.ndarray, b: np.ndarray, *, directions: int = DIRECTIONS, seed: int = 0) -> float:
@@ -144,15 +142,21 @@ def sliced_wasserstein(a: np.ndarray, b: np.ndarray, *, directions: int = DIRECT
     Returns:
       The distance, in the unit of the vectors.
     """
-    axes = np.random.default_rng(seed).standard_normal((a.shape[1], directions))
+    return _distance(*(_projected(x, directions, seed) for x in (a, b)))
+
+
+def _projected(rows: np.ndarray, directions: int, seed: int) -> np.ndarray:
+    """Projections on each direction, sorted: [direction, n]."""
+    axes = np.random.default_rng(seed).standard_normal((rows.shape[1], directions))
     axes /= np.linalg.norm(axes, axis=0)
-    return float(np.mean([_wasserstein(a @ axis, b @ axis) for axis in axes.T.astype(a.dtype)]))
+    # One by one: the product of two matrices rounds a row by where it stands.
+    return np.sort([rows @ axis for axis in axes.T.astype(rows.dtype)], axis=1)
 
 
-def _wasserstein(a: np.ndarray, b: np.ndarray) -> float:
-    if len(a) != len(b):
-        return wasserstein_distance(a, b)
-    return np.abs(np.sort(a) - np.sort(b)).mean(dtype=np.float64)  # the same, sooner
+def _distance(a: np.ndarray, b: np.ndarray) -> float:
+    if a.shape != b.shape:
+        return float(np.mean([wasserstein_distance(x, y) for x, y in zip(a, b, strict=True)]))
+    return float(np.abs(a - b).mean(dtype=np.float64))  # the same, sooner
 
 
 def finest_level(image: np.ndarray) -> np.ndarray:
@@ -187,6 +191,14 @@ class _Descriptors:
             found = near[rows - half, columns - half]  # [n, band, SIDE, SIDE]
             self.texture.add(np.moveaxis(found, 1, -1).reshape(len(rows), -1))
 
+    def texture_scale(self) -> np.ndarray | None:
+        """One over the standard deviation of each number of a texture descriptor; None where there is no texture."""
+        if not len(self.texture.rows):
+            return None
+        bands = self.spectra.rows.shape[1]
+        std = self.texture.rows.reshape(-1, SIDE * SIDE, bands).std(axis=(0, 1), dtype=np.float64)
+        return np.tile(1 / std, SIDE * SIDE).astype(np.float32) if std.min() > _FLAT else None
+
     def _places(self, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         places = np.flatnonzero(mask)
         drawn = np.random.default_rng(self._seed).permutation(len(places))[:PER_PATCH]
@@ -199,6 +211,14 @@ class _Sample:
     def __init__(self, width: int, seed: int) -> None:
         self._rows, self._count = np.empty((KEPT, width), np.float32), 0
         self._random = np.random.default_rng(seed)
+        self._along: np.ndarray | None = None
+
+    def along(self, scale: np.ndarray | None, seed: int) -> np.ndarray:
+        """The rows, scaled, sorted along `DIRECTIONS`; kept until rows are added."""
+        if self._along is None:
+            rows = self.rows if scale is None else self.rows * scale
+            self._along = _projected(rows, DIRECTIONS, seed)
+        return self._along
 
     @property
     def rows(self) -> np.ndarray:
@@ -206,9 +226,9 @@ class _Sample:
         return self._rows[: min(self._count, KEPT)]
 
     def add(self, rows: np.ndarray) -> None:
+        self._along = None
         numbers = self._count + np.arange(len(rows))
         places = np.where(numbers < KEPT, numbers, self._random.integers(0, numbers + 1))
-        for place, row in zip(places, rows, strict=True):  # one after the other: a later one takes an earlier's place
-            if place < KEPT:
-                self._rows[place] = row
+        kept = places < KEPT
+        self._rows[places[kept]] = rows[kept]  # of two for one place, NumPy keeps the later
         self._count += len(rows)

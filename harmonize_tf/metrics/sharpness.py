@@ -14,6 +14,9 @@ Depth-to-space networks may leave a checkerboard, a pattern of the period of the
 * `comb`: amplitude at the pattern's frequencies over the reference's there, like `ratio`. A pattern that comes and goes
   with the image, of changing sign, averages out of the former, and makes `comb` stand out above `ratio`.
 
+`edge` says the same as `ratio` in the image instead of its spectrum: how much of a step in the reference rises within
+one pixel (`harmonize_tf.metrics.edges`).
+
 Sums are kept instead of pixels. Pixels that the mask leaves out have no part in any number, NaN included.
 """
 
@@ -28,7 +31,9 @@ from scipy import ndimage
 
 from harmonize_tf.degradation import FACTOR
 from harmonize_tf.errors import DatasetError
-from harmonize_tf.metrics.fidelity import compared
+from harmonize_tf.metrics import edges
+from harmonize_tf.metrics.reference import Reference
+from harmonize_tf.metrics.sums import Figured, Sums, added
 
 TILE = 48
 """Side of a tile, 10 m pixels: 1/6, 1/3 and 1/2 cycles per pixel are bins 8, 16 and 24 of its spectrum."""
@@ -41,6 +46,9 @@ NYQUIST = 0.5 / FACTOR
 
 PERIODS = (3, 2)
 """Blocks of depth-to-space, 10 m pixels: of networks at 30 m and of those at 20 m."""
+
+
+_PER_BAND = ("detail", "ratio", "coherence", "edge", "edge_reference")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,6 +68,9 @@ class Sharpness:
       checkerboard: for each period energy of the pattern locked to it over that of the reference's detail, of the
         bands together: 0 is none.
       comb: for each period amplitude at its frequencies over the reference's there, of the bands together.
+      edge: share of the steps along the reference's edges that the prediction rises within one pixel, per band: 1 is a
+        sharp step, `edge_reference` as sharp as the reference.
+      edge_reference: the reference's own.
     """
 
     bands: tuple[str, ...]
@@ -72,17 +83,124 @@ class Sharpness:
     coherence_all: float
     checkerboard: tuple[float, ...]
     comb: tuple[float, ...]
+    edge: tuple[float, ...]
+    edge_reference: tuple[float, ...]
+
+    @classmethod
+    def of(cls, bands: Sequence[str], total: Sums, periods: Sequence[int] = PERIODS) -> "Sharpness":
+        """From the sums of a set."""
+        values = {name: tuple(x.tolist()) if np.ndim(x) else float(x) for name, x in figures(total, periods).items()}
+        return cls(bands=tuple(bands), periods=tuple(periods), tiles=int(total["tiles"]), **values)
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the per-band figures by band name, those of a pattern by its period."""
         values = dataclasses.asdict(self)
         bands, periods = values.pop("bands"), [str(p) for p in values.pop("periods")]
-        values |= {name: dict(zip(bands, values[name], strict=True)) for name in ("detail", "ratio", "coherence")}
+        values |= {name: dict(zip(bands, values[name], strict=True)) for name in _PER_BAND}
         return values | {name: dict(zip(periods, values[name], strict=True)) for name in ("checkerboard", "comb")}
 
 
+def sums(reference: Reference, prediction: np.ndarray, periods: Sequence[int] = PERIODS) -> Sums:
+    """Those of one patch, whose first pixel is the first of a block: patterns are looked for in step from there.
+
+    Args:
+      reference: the patch.
+      prediction: [height, width, band] reflectance; anything where the reference does not count.
+      periods: of the patterns to look for, 10 m pixels; divisors of `STRIDE`.
+
+    Raises:
+      DatasetError: the shapes do not agree.
+    """
+    guess = reference.masked(prediction)
+    found = _spectral(reference, guess, periods) | edges.sums(reference, guess)
+    for period in periods:
+        found |= _phases(reference, guess - reference.image, period)
+    return found
+
+
+def _spectral(reference: Reference, guess: np.ndarray, periods: Sequence[int]) -> Sums:
+    corners, truth = reference.once(_tiles)
+    detail, zeros = _above(NYQUIST), np.zeros(len(reference.bands))
+    powers = (np.zeros((TILE, TILE, len(zeros))),) * 3
+    if corners:
+        other = _spectra(np.stack([guess[r : r + TILE, c : c + TILE] for r, c in corners]))
+        powers = reference.once(_powers), *((x.conj() * other).real.sum(axis=0) for x in (other, truth))
+    names = ("detail_reference", "detail_prediction", "detail_cross")
+    found = {name: power[detail].sum(axis=0) for name, power in zip(names, powers, strict=True)}
+    found["comb"] = np.array([[power[_teeth(period)].sum() for power in powers[:2]] for period in periods])
+    found["radial"] = np.stack([_radial(power.sum(-1)) for power in powers[:2]])
+    return found | {"tiles": np.float64(len(corners))}
+
+
+def _tiles(reference: Reference) -> tuple[list[tuple[int, int]], np.ndarray | None]:
+    """Corners of the tiles that are wholly valid, and their spectra."""
+    mask = reference.mask
+    corners = [
+        (row, column)
+        for row in range(0, mask.shape[0] - TILE + 1, STRIDE)
+        for column in range(0, mask.shape[1] - TILE + 1, STRIDE)
+        if mask[row : row + TILE, column : column + TILE].all()
+    ]
+    if not corners:
+        return [], None
+    return corners, _spectra(np.stack([reference.image[r : r + TILE, c : c + TILE] for r, c in corners]))
+
+
+def _powers(reference: Reference) -> np.ndarray:
+    _, spectra = reference.once(_tiles)
+    return (spectra.conj() * spectra).real.sum(axis=0)
+
+
+def figures(total: Sums, periods: Sequence[int] = PERIODS) -> Figured:
+    """The figures of `Sharpness` by name, along any leading axes of the sums; NaN where there is nothing to compare."""
+    names = ("detail_reference", "detail_prediction", "detail_cross")
+    a, b, both = (np.concatenate([total[n], total[n].sum(-1, keepdims=True)], -1) for n in names)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio, coherence = np.sqrt(b / a), both / np.sqrt(a * b)
+        # Parseval: the spectrum of noise of variance 1 has the sum of the squared window in every bin.
+        tiles = total["tiles"][..., None] * (_window() ** 2).sum() * TILE**2
+        variance = a[..., :-1] / tiles
+        patterns = []
+        for period in periods:
+            mean = total[f"phases_{period}"] / total[f"phase_pixels_{period}"][..., None]
+            locked = ((mean - mean.mean((-3, -2), keepdims=True)) ** 2).mean((-3, -2)).sum(-1)
+            patterns.append(locked / variance.sum(-1))
+        comb = np.sqrt(total["comb"][..., 1] / total["comb"][..., 0])
+    return {
+        "detail": np.sqrt(variance),
+        "ratio": ratio[..., :-1],
+        "ratio_all": ratio[..., -1],
+        "coherence": coherence[..., :-1],
+        "coherence_all": coherence[..., -1],
+        "checkerboard": np.stack(patterns, -1),
+        "comb": comb,
+    } | edges.figures(total)
+
+
+def spectrum(total: Sums) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean power of the tiles at each frequency, of reference and prediction, in units of the former's sum.
+
+    Returns:
+      Frequencies [24], cycles per 10 m pixel, and twice [24].
+    """
+    reference, prediction = total["radial"] / np.bincount(_ring().ravel(), minlength=TILE // 2 + 2)[1:-1]
+    whole = reference.sum() or 1.0
+    return np.arange(1, TILE // 2 + 1) / TILE, reference / whole, prediction / whole
+
+
+def _radial(power: np.ndarray) -> np.ndarray:
+    return np.bincount(_ring().ravel(), power.ravel(), TILE // 2 + 2)[1:-1]
+
+
+@functools.cache
+def _ring() -> np.ndarray:
+    """Int [TILE, TILE]: the distance of each bin from the mean, TILE / 2 + 1 beyond the last whole circle."""
+    bins = scipy.fft.fftfreq(TILE, 1 / TILE)
+    return np.minimum(np.rint(np.hypot(bins[:, None], bins)).astype(int), TILE // 2 + 1)
+
+
 class SharpnessMeter:
-    """Adds up patches, whose first pixel is the first of a block: patterns are looked for in step from there.
+    """Adds up patches.
 
     Args:
       bands: names of the last axis.
@@ -97,12 +215,8 @@ class SharpnessMeter:
         self.bands, self.periods = tuple(bands), tuple(periods)
         if not all(p > 1 and STRIDE % p == 0 for p in self.periods):
             raise DatasetError(f"periods must be divisors of {STRIDE} above 1. Received: periods={self.periods}")
-        count = len(self.bands)
-        self._tiles = 0
-        self._reference, self._prediction, self._cross = np.zeros((3, count))
-        self._comb = np.zeros((len(self.periods), 2))
-        self._pattern = [np.zeros((p, p, count)) for p in self.periods]
-        self._pixels = [np.zeros((p, p, 1), np.int64) for p in self.periods]
+        nothing = Reference(np.zeros((0, 0, len(self.bands))), np.zeros((0, 0)), self.bands)
+        self._total = sums(nothing, nothing.image, self.periods)
 
     def update(self, reference: np.ndarray, prediction: np.ndarray, mask: np.ndarray) -> None:
         """Adds one patch.
@@ -115,52 +229,12 @@ class SharpnessMeter:
         Raises:
           DatasetError: the shapes do not agree.
         """
-        mask = compared(self.bands, reference, prediction, mask)
-        truth, guess = (np.where(mask[..., None], x, 0.0).astype(np.float64) for x in (reference, prediction))
-        self._add_spectra(truth, guess, mask)
-        for sums, pixels, period in zip(self._pattern, self._pixels, self.periods, strict=True):
-            _add_phases(sums, pixels, guess - truth, mask, period)
-
-    def _add_spectra(self, truth: np.ndarray, guess: np.ndarray, mask: np.ndarray) -> None:
-        corners = [
-            (row, column)
-            for row in range(0, mask.shape[0] - TILE + 1, STRIDE)
-            for column in range(0, mask.shape[1] - TILE + 1, STRIDE)
-            if mask[row : row + TILE, column : column + TILE].all()
-        ]
-        if not corners:
-            return
-        a, b = (_spectra(np.stack([x[r : r + TILE, c : c + TILE] for r, c in corners])) for x in (truth, guess))
-        powers = [(x.conj() * y).real.sum(axis=0) for x, y in ((a, a), (b, b), (a, b))]
-        detail = _above(NYQUIST)
-        self._tiles += len(corners)
-        for total, power in zip((self._reference, self._prediction, self._cross), powers, strict=True):
-            total += power[detail].sum(axis=0)
-        for total, period in zip(self._comb, self.periods, strict=True):
-            total += [power[_teeth(period)].sum() for power in powers[:2]]
+        one = sums(Reference(reference, mask, self.bands), prediction, self.periods)
+        self._total = added([self._total, one])
 
     def result(self) -> Sharpness:
         """The figures of all patches so far."""
-        a, b, both = ([*x, x.sum()] for x in (self._reference, self._prediction, self._cross))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio, coherence = np.sqrt(np.divide(b, a)), both / np.sqrt(np.multiply(a, b))
-            # Parseval: the spectrum of noise of variance 1 has the sum of the squared window in every bin.
-            variance = self._reference / (self._tiles * (_window() ** 2).sum() * TILE**2)
-            means = [s / n for s, n in zip(self._pattern, self._pixels, strict=True)]
-            patterns = [((m - m.mean((0, 1))) ** 2).mean((0, 1)).sum() / variance.sum() for m in means]
-            comb = np.sqrt(self._comb[:, 1] / self._comb[:, 0])
-        return Sharpness(
-            bands=self.bands,
-            periods=self.periods,
-            tiles=self._tiles,
-            detail=tuple(np.sqrt(variance).tolist()),
-            ratio=tuple(ratio[:-1].tolist()),
-            ratio_all=float(ratio[-1]),
-            coherence=tuple(coherence[:-1].tolist()),
-            coherence_all=float(coherence[-1]),
-            checkerboard=tuple(map(float, patterns)),
-            comb=tuple(comb.tolist()),
-        )
+        return Sharpness.of(self.bands, self._total, self.periods)
 
 
 @functools.cache
@@ -192,15 +266,37 @@ def _teeth(period: int) -> np.ndarray:
     return along[:, None] & along & ~(constant[:, None] & constant)
 
 
-def _add_phases(sums: np.ndarray, pixels: np.ndarray, error: np.ndarray, mask: np.ndarray, period: int) -> None:
-    """Adds a patch's error, without the mean around each pixel, to the sums of its phases, [period, period, band]."""
-    box = np.full(period, 1.0 / period)
-    box = box if period % 2 else np.convolve(box, (0.5, 0.5))  # symmetric about the pixel
+def _phases(reference: Reference, error: np.ndarray, period: int) -> Sums:
+    """A patch's error, without the mean around each pixel, summed by its phase: [period, period, band]."""
+    box = _box(period)
     around = ndimage.convolve1d(ndimage.convolve1d(error, box, axis=0), box, axis=1)
-    whole = ndimage.binary_erosion(mask, np.ones((len(box),) * 2, bool), border_value=0)[..., None]
+    whole = reference.once(_whole_boxes)[len(box)]
     high = np.where(whole, error - around, 0.0)
+    total, pixels = np.zeros((period, period, error.shape[-1])), np.zeros((period, period))
     for row in range(period):
         for column in range(period):
             phase = np.s_[row::period, column::period]
-            sums[row, column] += high[phase].sum(axis=(0, 1))
-            pixels[row, column] += whole[phase].sum()
+            total[row, column] = high[phase].sum(axis=(0, 1))
+            pixels[row, column] = whole[phase].sum()
+    return {f"phases_{period}": total, f"phase_pixels_{period}": pixels}
+
+
+def _box(period: int) -> np.ndarray:
+    box = np.full(period, 1.0 / period)
+    return box if period % 2 else np.convolve(box, (0.5, 0.5))  # symmetric about the pixel
+
+
+class _WholeBoxes(dict):
+    """By the side of a box, bool [height, width, 1]: pixels with nothing but valid ones in it around them."""
+
+    def __init__(self, mask: np.ndarray) -> None:
+        super().__init__()
+        self._mask = mask.astype(np.uint8)
+
+    def __missing__(self, side: int) -> np.ndarray:
+        self[side] = ndimage.minimum_filter(self._mask, side, mode="constant").astype(bool)[..., None]
+        return self[side]
+
+
+def _whole_boxes(reference: Reference) -> _WholeBoxes:
+    return _WholeBoxes(reference.mask)

@@ -8,7 +8,7 @@ from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structu
 from harmonize_tf.errors import DatasetError
 from harmonize_tf.metrics.fidelity import FidelityMeter
 
-BANDS = ("blue", "green", "red")
+BANDS = ("green", "red", "nir")
 
 
 def random_pair(seed=0, shape=(40, 48, 3)):

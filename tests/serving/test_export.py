@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from harmonize_tf import degradation, radiometry, records
+from harmonize_tf import artifacts, blessing, degradation, radiometry, records
 from harmonize_tf.errors import FlagError, ModelError
 from serving import export, signatures, tensors, verify
 from serving.local import LocalPredictor
@@ -191,15 +191,18 @@ def rewritten(version, path, change):
     return path
 
 
+def add(difference):
+    """Changes one code of the answer that a version's file records."""
+
+    def change(logs):
+        codes = tensors.decode(logs[0].response.outputs["sentinel_ms"]).copy()
+        codes[0, -1, -1, 0] += np.uint16(difference)
+        logs[0].response.outputs["sentinel_ms"].tensor_content = codes.tobytes()
+
+    return change
+
+
 def test_verification_finds_answers_that_differ_by_more_than_rounding(exported, tmp_path):
-    def add(difference):
-        def change(logs):
-            codes = tensors.decode(logs[0].response.outputs["sentinel_ms"]).copy()
-            codes[0, -1, -1, 0] += np.uint16(difference)
-            logs[0].response.outputs["sentinel_ms"].tensor_content = codes.tobytes()
-
-        return change
-
     verify.verify(rewritten(exported.version, tmp_path / "1", add(1)))
     with pytest.raises(ModelError, match="answers differently.*serving_default.sentinel_ms"):
         verify.verify(rewritten(exported.version, tmp_path / "2", add(2)))
@@ -212,6 +215,18 @@ def test_verification_wants_a_record_for_each_signature_and_undamaged_variables(
     (path / "variables" / "variables.data-00000-of-00001").write_bytes(b"short")
     with pytest.raises(ModelError, match=f"cannot be loaded.*{path}"):
         verify.verify(path)
+
+
+def test_verification_asks_a_server_and_wants_that_version_of_it(exported, server, tmp_path, capsys):
+    asked = [f"--target={server.address}", "--model_name=subpixel"]
+    verify.main([str(exported.directory), *asked])
+    assert f"{exported.version}: answers as it should" in capsys.readouterr().out
+    other = shutil.copytree(exported.version, tmp_path / "1")
+    with pytest.raises(ModelError, match=f"serve version 1 .*Received: version={exported.version.name}"):
+        verify.main([str(other), *asked])
+    wrong = rewritten(exported.version, tmp_path / exported.version.name, add(2))
+    with pytest.raises(ModelError, match="answers differently"):
+        verify.main([str(wrong), *asked])
 
 
 def test_verification_takes_the_exported_version(exported):
@@ -261,16 +276,55 @@ def test_a_version_with_other_input_does_not_follow_in_the_same_folder(exported,
     assert len(list(exported.directory.iterdir())) == 1
 
 
+def bless(folder, model, blessed=True):
+    """What an evaluation leaves that judged a model."""
+    rule = blessing.Rule("rmse_all is 0.9 of the bandpass baseline's, at most 1 wanted", blessed)
+    verdict = blessing.Verdict("subpixel", str(model), artifacts.sha256(model), blessed, (rule,), {})
+    folder.mkdir()
+    decided = blessing.Blessing("0" * 64, "test", (verdict,), None, "thresholds.toml")
+    artifacts.write(folder / blessing.FILE, artifacts.to_json(decided.to_dict()))
+    return folder / blessing.FILE
+
+
+def test_push_refuses_a_model_that_is_not_blessed_unless_told(make_harmonizer, tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(export, "_verify", lambda path: None)
+    model, out = tmp_path / "training" / "model.keras", tmp_path / "serving"
+    model.parent.mkdir()
+    make_harmonizer(uses_pan=False).save(model)
+    push = [f"--model={model}", f"--serving_dir={out}", "--warmup_size=6"]
+    with pytest.raises(ModelError, match="evaluation/blessing.json is not there.*--allow_unblessed. Received: model="):
+        export.main(push)
+    elsewhere = bless(tmp_path / "evaluation", model, blessed=False).rename(tmp_path / "other.json")
+    with pytest.raises(ModelError, match="other.json says: rmse_all is 0.9 of the bandpass baseline's"):
+        export.main([*push, f"--blessing={elsewhere}"])
+    assert not out.exists()
+    export.main([*push, "--allow_unblessed"])
+    assert "pushed though it is not blessed" in caplog.text
+    assert LocalPredictor(out).manifest.provenance["blessed"].startswith("no: ")
+
+
+def test_a_blessing_is_of_one_file_and_no_other(make_harmonizer, tmp_path):
+    model = tmp_path / "training" / "model.keras"
+    model.parent.mkdir()
+    make_harmonizer(uses_pan=False).save(model)
+    bless(tmp_path / "evaluation", model)
+    make_harmonizer(uses_pan=False, filters=5).save(model)  # trained again, into the same place
+    with pytest.raises(ModelError, match="blessing.json judges other files"):
+        export.main([f"--model={model}", f"--serving_dir={tmp_path / 'serving'}"])
+
+
 def test_push_exports_a_trained_model_with_its_flags(make_harmonizer, tmp_path, capsys, windows):
     harmonizer = make_harmonizer(uses_pan=False, scale=2)
     model = tmp_path / "training" / "model.keras"
     model.parent.mkdir()
     harmonizer.save(model)
     (model.parent / "flags.txt").write_text("--model=subpixel\n")
+    bless(tmp_path / "evaluation", model)
     export.main([f"--model={model}", f"--serving_dir={tmp_path / 'x2'}", "--warmup_size=6"])
     predictor = LocalPredictor(tmp_path / "x2")
     assert str(predictor.path) in capsys.readouterr().out
     assert predictor.manifest.provenance["flags"] == "--model=subpixel\n"
+    assert predictor.manifest.provenance["blessed"].endswith("every rule is kept")
     assert predictor.manifest.multiple == 2 and predictor.version.isdecimal()
     ms, _ = windows()
     np.testing.assert_array_equal(predictor.predict(ms), LocalPredictor(predictor.path).predict(ms))
@@ -289,9 +343,10 @@ def test_push_tells_what_is_wrong_with_its_flags(tmp_path):
 def test_push_tells_where_nothing_can_be_written(make_harmonizer, tmp_path):
     make_harmonizer(uses_pan=False).save(tmp_path / "model.keras")
     (tmp_path / "file").write_text("kept")
+    flags = "--warmup_size=6", "--allow_unblessed"
     for place in (tmp_path / "file", tmp_path / "file" / "m", "/proc/zz"):
         with pytest.raises(FlagError, match=f"cannot be written there.*serving_dir={place}\\. Give a folder") as raised:
-            export.main([f"--model={tmp_path / 'model.keras'}", f"--serving_dir={place}", "--warmup_size=6"])
+            export.main([f"--model={tmp_path / 'model.keras'}", f"--serving_dir={place}", *flags])
         assert len(str(raised.value).splitlines()) == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "model.keras"]
     assert (tmp_path / "file").read_text() == "kept"

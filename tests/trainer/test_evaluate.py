@@ -6,7 +6,8 @@ import pytest
 import tiny_examples
 
 from harmonize_tf import artifacts, degradation, radiometry, sensors
-from harmonize_tf.errors import ModelError, RecordError
+from harmonize_tf.blessing import Blessing
+from harmonize_tf.errors import FlagError, ModelError, RecordError
 from harmonize_tf.metrics.consistency import ConsistencyMeter
 from harmonize_tf.metrics.distribution import DistributionMeter
 from harmonize_tf.metrics.fidelity import FidelityMeter
@@ -41,17 +42,39 @@ def examples(tmp_path_factory):
 def evaluation(examples):
     directory = examples[0]
     path = save(harmonizer(), directory.parent / "model.keras")
+    telling = save(harmonizer(uncertainty=True), directory.parent / "telling.keras")
     out = directory.parent / "evaluation"
-    evaluate.main([f"--data={directory}", f"--model={path},{path}", f"--out={out}", "--batch=2"])
+    evaluate.main([f"--data={directory}", f"--model={path},{telling}", f"--out={out}", "--batch=2"])
     return json.loads((out / "metrics.json").read_text())
 
 
 def test_all_baselines_and_models_are_measured(evaluation):
     assert list(evaluation["models"]) == sorted([*BASELINES, "subpixel", "subpixel_2"])
-    assert evaluation["models"]["subpixel"] == evaluation["models"]["subpixel_2"]
+    telling = dict(evaluation["models"]["subpixel_2"])
+    assert set(telling.pop("calibration")["coverage_all"]) == {"50", "80", "90"}
+    assert evaluation["models"]["subpixel"] == telling
     assert evaluation["models"]["bicubic"]["rmse_all"] < evaluation["models"]["nearest"]["rmse_all"]
     assert evaluation["patches"] == 3 and evaluation["plan_sha256"] == "0" * 64
     assert evaluation["package_version"] and evaluation["flags"]["split"] == "test"
+
+
+def test_every_trained_model_is_judged_and_found_by_its_file(examples, evaluation):
+    found = Blessing.load(examples[0].parent / "evaluation" / "blessing.json")
+    model = examples[0].parent / "model.keras"
+    assert [verdict.name for verdict in found.verdicts] == ["subpixel", "subpixel_2"]
+    verdict = found.about(artifacts.sha256(model))
+    assert verdict.path == str(model) and found.plan_sha256 == "0" * 64
+    sentences = " ".join(rule.sentence for rule in verdict.rules)
+    for told in (
+        "rmse_all is",
+        "of the bandpass baseline's",
+        "consistency.quantile is",
+        "correctness.hallucination is",
+    ):
+        assert told in sentences
+    assert evaluation["model_files"]["subpixel"]["sha256"] == verdict.sha256
+    page = (examples[0].parent / "evaluation" / "report.html").read_text()
+    assert f"subpixel is {'' if verdict.blessed else 'not '}blessed" in page
 
 
 def test_figures_are_those_of_the_records_read_without_tensorflow(examples, evaluation):
@@ -102,6 +125,9 @@ def test_the_tables_name_models_figures_and_bands(examples, tmp_path, capsys):
     tables = [table.splitlines() for table in capsys.readouterr().out.strip("\n").split("\n\n")]
     assert tables[0][0].split() == ["RMSE", "PSNR", "SSIM", "SAM", "ERGAS", *tiny_examples.BANDS]
     assert tables[1][0].split()[:6] == ["sharpness", "coherence", "checkerboard", "comb", "spectra", "texture"]
+    assert tables[2][0].split() == [
+        "cPSNR", "UIQI", "NDVI", "edge", "reflectance", "angle", "shift", "improvement", "omission", "hallucination",
+    ]  # fmt: skip
     for table in tables:
         assert [row.split()[0] for row in table[2:]] == list(BASELINES)
         assert len({len(row) for row in table}) == 1
@@ -147,3 +173,13 @@ def test_figures_that_json_does_not_know_become_null():
         "a": None,
         "b": {"c": None, "d": 1.5},
     }
+
+
+def test_flags_that_say_nothing_are_told_before_anything_is_measured(examples, tmp_path):
+    (tmp_path / "thresholds.toml").write_text('[absolute]\n"rmse_all" = { below = 1 }')
+    common = [f"--data={examples[0]}", f"--out={tmp_path / 'evaluation'}"]
+    with pytest.raises(FlagError, match="with at_most, at_least or both"):
+        evaluate.main([*common, f"--thresholds={tmp_path / 'thresholds.toml'}"])
+    with pytest.raises(ModelError, match=f"Received: {tmp_path / 'none.json'}"):
+        evaluate.main([*common, f"--last_blessed={tmp_path / 'none.json'}"])
+    assert not (tmp_path / "evaluation").exists()

@@ -1,0 +1,86 @@
+"""`harmonize run`: export, statistics, training, evaluation, push and a check on a server, each only if it has to be.
+
+    harmonize run --run=runs/one --flagfile=one.txt
+
+with one.txt such as
+
+    --export=--source=degraded
+    --export=--scenes=scenes/t33uuu-6e7e281b
+    --train=--flagfile=harmonizer_small.txt
+    --train=--uncertainty
+
+Each `--STEP=FLAG` hands one flag to the command of that step; where files lie is the run's affair. A step runs again
+only if its flags, the files that it reads or the package's version changed, or if it did not end well: an anomaly in
+the data ends the run before the training, a model that is not blessed before the push. RUN/log holds what each step
+said, and RUN/lineage.html leads from the pushed version back to the scenes.
+"""
+
+import logging
+import pathlib
+from collections.abc import Mapping, Sequence
+
+from absl import flags
+
+from harmonize_tf import command, lineage, workflow
+from harmonize_tf.workflow import Step
+
+STEPS = ("export", "statistics", "train", "evaluate", "push")
+BEAM = ("export", "statistics")
+
+FLAGS = flags.FlagValues()
+_RUN = flags.DEFINE_string("run", None, "Folder of the run.", required=True, flag_values=FLAGS)
+_NAME = flags.DEFINE_string("name", "harmonizer", "The model's name on servers.", flag_values=FLAGS)
+_RUNNER = flags.DEFINE_string("runner", None, "Of the Beam jobs, such as DataflowRunner.", flag_values=FLAGS)
+for _step in STEPS:
+    flags.DEFINE_multi_string(_step, [], f"A flag for `harmonize {_step}`; repeat it for several.", flag_values=FLAGS)
+
+_log = logging.getLogger("harmonize")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Runs every step that has to be."""
+    command.parse(FLAGS, argv)
+    run = pathlib.Path(_RUN.value)
+    told = {name: FLAGS[name].value for name in STEPS}
+    if _RUNNER.value:
+        told |= {name: [*told[name], f"--runner={_RUNNER.value}"] for name in BEAM}
+    command.write_flags(FLAGS, run / "flags.txt")
+    workflow.run(steps(run, _NAME.value, told), run / "log")
+    _log.info("from the served model back to the scenes: %s", lineage.write(run, _NAME.value))
+
+
+def steps(run: pathlib.Path, name: str, told: Mapping[str, Sequence[str]]) -> list[Step]:
+    """The steps of a run.
+
+    Args:
+      run: its folder.
+      name: the model's name on servers.
+      told: for each of `STEPS` flags of its command.
+    """
+    examples, model, serving = run / "examples", run / "training" / "model.keras", run / "serving" / name
+    info, blessing = examples / "dataset_info.json", run / "evaluation" / "blessing.json"
+    own = {
+        "export": [f"--out={examples}"],
+        "statistics": [f"--data={examples}", f"--out={run / 'statistics'}"],
+        "train": [f"--data={examples}", f"--model_dir={model.parent}"],
+        "evaluate": [f"--data={examples}", f"--model={model}", f"--out={blessing.parent}"],
+        "push": [f"--model={model}", f"--serving_dir={serving}", f"--blessing={blessing}"],
+    }
+    files = {
+        "export": ([], [info]),
+        "statistics": ([info], [run / "statistics" / "statistics.pbtxt"]),
+        "train": ([info], [model]),
+        "evaluate": ([info, model], [blessing]),
+        "push": ([model, blessing], [serving]),
+    }
+    made = [
+        Step(step, [*told[step], *own[step]], *files[step], owned=model.parent if step == "train" else None)
+        for step in STEPS
+    ]
+    server = Step("serve", [f"--model_base_path={serving.resolve()}", f"--model_name={name}", "--port=0"])
+    asked = [str(serving), "--target={address}", f"--model_name={name}"]
+    return [*made, Step("verify", asked, [serving], service=server)]
+
+
+if __name__ == "__main__":
+    command.run(main)
