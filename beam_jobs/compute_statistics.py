@@ -204,7 +204,7 @@ def _add_up(
 ) -> None:
     """Runs the pipeline."""
     try:
-        with progress.show(max(expected, 1), "patches"), options.pipeline(beam_options) as pipeline:
+        with progress.show("statistics", max(expected, 1), "patches"), options.pipeline(beam_options) as pipeline:
             add_to(pipeline, data, out, shards)
     except RuntimeError as error:  # Beam has logged where, and what it was
         raise FlagError(

@@ -176,7 +176,7 @@ def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: Pi
             _threads(beam_options, readers), readers, _RETRY_DEAD.value,
         )  # fmt: skip
         stop = stoppable() if options.in_this_process(beam_options) else contextlib.nullcontext()
-        shown = progress.show(sum(task.patches for task in todo), "patches")
+        shown = progress.show("export", sum(task.patches for task in todo), "patches")
         try:
             with stop, shown, options.pipeline(beam_options) as pipeline:
                 add_to(pipeline, todo, job)

@@ -14,9 +14,9 @@ _shown: "_Shown | None" = None
 
 
 class _Shown:
-    def __init__(self, total: int, unit: str) -> None:
+    def __init__(self, job: str, total: int, unit: str) -> None:
         self.total, self.unit, self.done = total, unit, 0
-        self.bar = tqdm(total=total, unit=unit, desc="export") if sys.stderr.isatty() else None
+        self.bar = tqdm(total=total, unit=unit, desc=job) if sys.stderr.isatty() else None
 
     def advance(self, count: int) -> None:
         before, self.done = self.done, self.done + count
@@ -27,10 +27,10 @@ class _Shown:
 
 
 @contextlib.contextmanager
-def show(total: int, unit: str) -> Iterator[None]:
+def show(job: str, total: int, unit: str) -> Iterator[None]:
     """Shows progress while the block lasts."""
     global _shown
-    _shown = _Shown(total, unit)
+    _shown = _Shown(job, total, unit)
     try:
         yield
     finally:

@@ -1,10 +1,11 @@
 """`RUN/lineage.html`: from the model that is served back to the scenes that it was made of."""
 
-import html
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
+
+import jinja2
 
 from harmonize_tf import artifacts, workflow
 from harmonize_tf.errors import ModelError
@@ -14,13 +15,21 @@ FILE = "lineage.html"
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title><style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }}
-table {{ border-collapse: collapse; width: 100%; margin-bottom: 1rem; }}
-th, td {{ text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8884; }}
-th {{ font-weight: 600; width: 11rem; }} td {{ overflow-wrap: anywhere; }}
-</style></head><body><h1>{title}</h1>{sections}</body></html>
+<title>{{ title }}</title><style>
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+table { border-collapse: collapse; width: 100%; margin-bottom: 1rem; }
+th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8884; }
+th { font-weight: 600; width: 11rem; overflow-wrap: anywhere; } td { overflow-wrap: anywhere; }
+</style></head><body><h1>{{ title }}</h1>
+{% for title, rows in sections %}
+<h2>{{ title }}</h2><table>
+{% for name, value in rows.items() %}
+<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
+{% endfor %}
+</table>
+{% endfor %}
+</body></html>
 """
 
 
@@ -37,17 +46,10 @@ def write(run: pathlib.Path, name: str) -> pathlib.Path:
     Raises:
       ModelError: nothing has been pushed there.
     """
-    sections = "".join(
-        f"<h2>{html.escape(title)}</h2><table>{''.join(_row(*row) for row in rows.items())}</table>"
-        for title, rows in _sections(run, name)
-    )
+    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
     path = run / FILE
-    artifacts.write(path, _PAGE.format(title=html.escape(f"{name}: where it comes from"), sections=sections))
+    artifacts.write(path, page.render(title=f"{name}: where it comes from", sections=_sections(run, name)))
     return path
-
-
-def _row(name: str, value: Any) -> str:
-    return f"<tr><th>{html.escape(name)}</th><td>{html.escape(str(value))}</td></tr>"
 
 
 def _sections(run: pathlib.Path, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
