@@ -18,6 +18,7 @@ from absl import flags
 
 from harmonize_tf import command, dataset
 from harmonize_tf.dataset import DatasetInfo
+from harmonize_tf.errors import DatasetError
 from harmonize_tf.metrics.planted_cloud import planted_cloud
 from harmonize_tf.models.harmonizer import load
 
@@ -33,13 +34,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Prints a line for each model and brightness."""
     command.parse(FLAGS, argv)
     info = DatasetInfo.load(_DATA.value)
-    patch, _ = next(iter(dataset.paired(info, "test", batch=1, pan=info.pan)))
+    patches = (inputs for inputs, _ in dataset.paired(info, "test", batch=1, pan=info.pan))
+    patch = next((x for x in patches if all(np.all(v) for name, v in x.items() if "valid" in name)), None)
+    if patch is None:
+        raise DatasetError(f"a patch without gaps is needed. Received: none in {info.directory / 'test'}")
     # Mirrored at its right and lower edge, so that there is sky beyond the cloud's reach.
     scene = {
         name: np.pad(x, ((0, 0), (0, x.shape[1]), (0, x.shape[2]), (0, 0)), "symmetric") for name, x in patch.items()
     }
     for path in _MODEL.value:
         model = load(path)
+        if model.halo is None:
+            print(f"{path}: looks at the whole image, so that nothing is beyond a cloud's reach; not measured")
+            continue
 
         def call(inputs: Mapping[str, np.ndarray], model: tf.keras.Model = model) -> np.ndarray:
             return model({name: tf.constant(x) for name, x in inputs.items()}).numpy()

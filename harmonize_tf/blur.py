@@ -104,10 +104,6 @@ class BlurEstimate:
         sigma = tuple(math.sqrt((x * x + y * y) / 2) for x, y in sigma_xy)
         return cls(wanted, sigma, sigma_xy, samples, **told)
 
-    def draw(self, rng: np.random.Generator) -> np.ndarray:
-        """One sample, [band, 2]: standard deviations in x and y as they occur together, 10 m pixels."""
-        return self.samples[rng.integers(len(self.samples))]
-
 
 def write(path: pathlib.Path, values: Mapping[str, Any]) -> None:
     """Writes the JSON described above, aside first; makes its folder.

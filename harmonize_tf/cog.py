@@ -55,7 +55,7 @@ def create(path: pathlib.Path, grid: Grid, bands: Sequence[str], tags: Mapping[s
     Args:
       path: the GeoTIFF; one that is there is replaced.
       grid: its pixels.
-      bands: names of its bands (`sensors.BANDS`).
+      bands: names of its bands (`Manifest.product_bands`).
       tags: more GeoTIFF tags.
 
     Raises:
@@ -112,11 +112,12 @@ def _describe(pixels: Any, bands: Sequence[str], tags: Mapping[str, str]) -> Non
     pixels.descriptions = tuple(bands)
     pixels.scales = (sensors.CODE.scale,) * len(bands)
     pixels.offsets = (sensors.CODE.offset,) * len(bands)
-    pixels.colorinterp = [COLORS[band] for band in bands]
+    pixels.colorinterp = [COLORS.get(band, ColorInterp.undefined) for band in bands]
     pixels.update_tags(**tags)
     for index, band in enumerate(bands, 1):
-        # GDAL's own item for it, in micrometres.
-        pixels.update_tags(index, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=f"{sensors.MSI[band].wavelength / 1000:g}")
+        if band in sensors.MSI:
+            # GDAL's own item for it, in micrometres.
+            pixels.update_tags(index, ns="IMAGERY", CENTRAL_WAVELENGTH_UM=f"{sensors.MSI[band].wavelength / 1000:g}")
 
 
 def _translate(pixels: pathlib.Path, path: pathlib.Path) -> None:

@@ -11,6 +11,8 @@ import harmonize_tf
 from harmonize_tf.errors import ModelError
 from harmonize_tf.radiometry import Bandpass
 
+UNCERTAINTY = "_uncertainty"  # what a band's name is followed by
+
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
@@ -27,6 +29,7 @@ class Manifest:
       bandpass: assumed adjustment Landsat -> Sentinel-2.
       consistency: "exact" where the output, degraded, is the measurement; "none" where that is not promised.
       nir: Sentinel-2's band behind "nir", "B8" or "B8A".
+      uncertainty: whether it also answers with "uncertainty", the standard deviation of the output's error.
       schema: version of the records that the signature `tf_example` reads.
       package_version: version of harmonize_tf that exported it.
       provenance: what made it: fingerprint of the trained model, its flags.
@@ -42,9 +45,24 @@ class Manifest:
     bandpass: Bandpass
     consistency: str = "none"
     nir: str = "B8"
+    uncertainty: bool = False
     schema: int = 1
     package_version: str = harmonize_tf.__version__
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def product_bands(self) -> tuple[str, ...]:
+        """Names of what `product` returns: the bands, and where the model tells it the uncertainty of each."""
+        return self.bands + tuple(f"{band}{UNCERTAINTY}" for band in self.bands if self.uncertainty)
+
+    def product(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        """The answer of the signature `serving_default` as one array of codes, uint16 [N, 3h, 3w, product band].
+
+        Uncertainty is reflectance too, and in the same code: 0.002 is DN 1020.
+        """
+        if not self.uncertainty:
+            return outputs["sentinel_ms"]
+        return np.concatenate([outputs["sentinel_ms"], outputs["uncertainty"]], -1)
 
     def to_json(self) -> str:
         """The manifest as indented JSON with sorted keys."""

@@ -41,7 +41,7 @@ class Predictor(Protocol):
     manifest: Manifest
 
     def predict(self, ms: np.ndarray, pan: np.ndarray | None) -> np.ndarray:
-        """Codes uint16 [N,h,w,B] (and [N,2h,2w,1]) to codes uint16 [N,3h,3w,B]; 0 is no data in all of them."""
+        """Codes uint16 [N,h,w,B] (and [N,2h,2w,1]) to codes uint16 [N,3h,3w,`manifest.product_bands`]; 0 is no data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def harmonize(
     windows = list(tiling.windows((grid.shape[0] // 3, grid.shape[1] // 3), window, manifest.halo, manifest.multiple))
     natural = [manifest.bands.index(band) for band in quicklook.NATURAL]
     histogram, skipped = quicklook.Histogram(), 0
-    with _quiet_threads(), cog.create(path, grid, manifest.bands, tags(scene, predictor)) as product:
+    with _quiet_threads(), cog.create(path, grid, manifest.product_bands, tags(scene, predictor)) as product:
         tiles = bounded(_worker(source, scene, grid, predictor), windows, in_flight)
         for tile in _progress(tiles, len(windows)):
             if tile.predicted is None:
@@ -187,7 +187,7 @@ def _worker(source: SceneSource, scene: Scene, grid: Grid, predictor: Predictor)
         if not tile.ms[window.cut()].any():
             return tile
         dn = predict(tile.ms[None], None if tile.pan is None else tile.pan[None])
-        expected = (1, 3 * tile.ms.shape[0], 3 * tile.ms.shape[1], len(manifest.bands))
+        expected = (1, 3 * tile.ms.shape[0], 3 * tile.ms.shape[1], len(manifest.product_bands))
         if dn.shape != expected or dn.dtype != np.uint16:
             raise ModelError(
                 f"model {manifest.name!r} should answer with uint16 {expected}; export it again with `harmonize push`. "

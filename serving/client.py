@@ -106,7 +106,7 @@ class Client:
           pan: uint16 codes [N, 2h, 2w, 1] where the model uses the panchromatic band.
 
         Returns:
-          uint16 codes [N, 3h, 3w, B], 0 = no data; may be read-only.
+          uint16 codes [N, 3h, 3w, `manifest.product_bands`], 0 = no data; may be read-only.
 
         Raises:
           ModelError: the windows do not fit the model; nothing was sent.
@@ -119,7 +119,7 @@ class Client:
         inputs = self.manifest.inputs(ms, pan)
         self._slots.acquire()
         try:
-            future = self._threads.submit(lambda: self._ask(inputs, "serving_default")["sentinel_ms"])
+            future = self._threads.submit(lambda: self.manifest.product(self._ask(inputs, "serving_default")))
         except BaseException:
             self._slots.release()
             raise

@@ -130,6 +130,7 @@ def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -
         bandpass=harmonizer.bandpass,
         consistency=harmonizer.consistency,
         nir=harmonizer.nir,
+        uncertainty=harmonizer.spread is not None,
         schema=records.SCHEMA,
         provenance=provenance,
     )

@@ -55,12 +55,12 @@ class LocalPredictor:
           pan: uint16 codes [N, 2h, 2w, 1] where the model uses the panchromatic band.
 
         Returns:
-          uint16 codes [N, 3h, 3w, B], 0 = no data.
+          uint16 codes [N, 3h, 3w, `manifest.product_bands`], 0 = no data.
 
         Raises:
           ModelError: the windows do not fit the model.
         """
         try:
-            return self._servable.predict(self.manifest.inputs(ms, pan))["sentinel_ms"]
+            return self.manifest.product(self._servable.predict(self.manifest.inputs(ms, pan)))
         except RequestError as error:
             raise ModelError(f"the model refuses the windows: {error}. Received: ms={ms.shape}, {self.path}") from error

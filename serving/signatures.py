@@ -5,6 +5,9 @@
     tf_example       examples string [N], records as in training -> sentinel_ms uint16 [N,3h,3w,B]
     manifest         query uint8 [N], any values -> manifest uint8 [N,L], the manifest's JSON as UTF-8
 
+A model that was trained with --uncertainty also answers with "uncertainty", of the same shape and in the same code as
+"sentinel_ms": the standard deviation of its error.
+
 A pixel of 30 m with code 0 (or NaN) in any band is no data: its own 3x3 pixels of 10 m are no data, and no others.
 
 Each signature starts with `tf.ensure_shape`: TensorFlow Serving checks types and never shapes, and a tensor of the
@@ -70,19 +73,21 @@ def _guarded(manifest: Manifest, windows: tuple[tf.Tensor, ...]) -> tuple[tf.Ten
 
 def _forward(
     harmonizer: Harmonizer, ms: tf.Tensor, valid: tf.Tensor, pan: tf.Tensor | None, pan_valid: tf.Tensor | None
-) -> tf.Tensor:
+) -> Outputs:
     inputs = {"landsat_ms": ms, "landsat_valid": tf.cast(valid, tf.float32)}
     if pan is not None:
         inputs |= {"landsat_pan": pan, "landsat_pan_valid": tf.cast(pan_valid, tf.float32)}
-    return harmonizer(inputs, training=False)
+    if not harmonizer.spread:
+        return {"sentinel_ms": harmonizer(inputs, training=False)}
+    return dict(zip(("sentinel_ms", "uncertainty"), harmonizer.judged(inputs), strict=True))
 
 
 def _serving_default(harmonizer: Harmonizer, manifest: Manifest, *windows: tf.Tensor) -> Outputs:
     ms, pan = _guarded(manifest, windows)
     valid = tf.reduce_all(tf.not_equal(ms, 0), -1, keepdims=True)
     guide = (None, None) if pan is None else (radiometry.decode(pan), tf.not_equal(pan, 0))
-    output = _forward(harmonizer, radiometry.decode(ms), valid, *guide)
-    return {"sentinel_ms": radiometry.encode(output, repeat_pixels(valid, 3))}
+    outputs, seen = _forward(harmonizer, radiometry.decode(ms), valid, *guide), repeat_pixels(valid, 3)
+    return {alias: radiometry.encode(x, seen) for alias, x in outputs.items()}
 
 
 def _reflectance(harmonizer: Harmonizer, manifest: Manifest, *windows: tf.Tensor) -> Outputs:
@@ -90,8 +95,8 @@ def _reflectance(harmonizer: Harmonizer, manifest: Manifest, *windows: tf.Tensor
     valid = tf.reduce_all(tf.math.is_finite(ms), -1, keepdims=True)
     pan_valid = None if pan is None else tf.math.is_finite(pan)
     pan = None if pan is None else tf.where(pan_valid, pan, 0.0)
-    output = _forward(harmonizer, tf.where(valid, ms, 0.0), valid, pan, pan_valid)
-    return {"sentinel_ms": tf.where(repeat_pixels(valid, 3), output, np.nan)}
+    outputs, seen = _forward(harmonizer, tf.where(valid, ms, 0.0), valid, pan, pan_valid), repeat_pixels(valid, 3)
+    return {alias: tf.where(seen, x, np.nan) for alias, x in outputs.items()}
 
 
 def _tf_example(harmonizer: Harmonizer, manifest: Manifest, examples: tf.Tensor) -> Outputs:

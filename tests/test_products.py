@@ -51,7 +51,12 @@ class Smooth:
             index = [np.arange(n)[:, None] * 2 + [0, 0, 1] for n in ms.shape[1:3]]
             out += 0.1 * pan[:, index[0].ravel()][:, :, index[1].ravel()]
         dn = np.clip(np.rint(out), 1, 65535) * valid.repeat(3, 1).repeat(3, 2)
-        return dn.astype(np.uint16)
+        dn = dn.astype(np.uint16)
+        return (
+            np.concatenate([dn, np.where(dn > 0, dn // 2 + 1000, 0).astype(np.uint16)], -1)
+            if self.manifest.uncertainty
+            else dn
+        )
 
 
 @dataclasses.dataclass
@@ -178,6 +183,17 @@ def test_the_product_is_a_cog_on_the_sentinel_lattice_that_tells_what_it_is(crs,
     assert tags["TIFFTAG_SOFTWARE"] == f"harmonize_tf {harmonize_tf.__version__}"
     assert Manifest.from_json(tags["MODEL_MANIFEST"]) == manifest()
     assert json.loads(tags["MODEL_MANIFEST"])["name"] == tags["MODEL"] == "smooth"
+
+
+def test_a_product_carries_the_uncertainty_of_each_band_as_a_band_in_the_same_code(wedge, tmp_path):
+    plain, _ = run(wedge, tmp_path / "plain.tif")
+    _, pixels = run(wedge, tmp_path / "telling.tif", Smooth(uncertainty=True))
+    with rasterio.open(tmp_path / "plain.tif") as expected, rasterio.open(tmp_path / "telling.tif") as product:
+        assert product.descriptions == BANDS + tuple(f"{band}_uncertainty" for band in BANDS)
+        assert set(product.scales) == {1e-4} and set(product.offsets) == {-0.1}
+        values = expected.read().transpose(1, 2, 0)
+    np.testing.assert_array_equal(pixels[..., :4], values)
+    np.testing.assert_array_equal(pixels[..., 4:], np.where(values > 0, values // 2 + 1000, 0))
 
 
 def test_overviews_average_what_has_data_and_nothing_else(tmp_path):

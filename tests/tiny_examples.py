@@ -1,5 +1,6 @@
 """A folder of examples in miniature, as `harmonize export` would leave it, from a scene in closed form."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -43,6 +44,17 @@ def record(number, split="train", bands=BANDS, pan=True, level="toa"):
         f"patch{number}", split, f"block{number}", "simulated", level, tuple(bands), "EPSG:32633", transform,
         landsat, sentinel,
     )  # fmt: skip
+
+
+def cloudy(record):
+    """A change for `write`: both sensors see cloud, in places of their own and not in every patch as much."""
+    number, sides = int(record.id.removeprefix("patch")), {}
+    for name, where in (("landsat", np.s_[: 2 * (number % 3)]), ("sentinel", np.s_[:, 8 * (2 + number % 4) :])):
+        capture = getattr(record, name)
+        valid = capture.valid.copy()
+        valid[where] = 0
+        sides[name] = dataclasses.replace(capture, valid=valid)
+    return dataclasses.replace(record, **sides)
 
 
 def write(directory, *, bands=BANDS, pan=True, level="toa", train=6, val=3, test=3, change=lambda record: record):

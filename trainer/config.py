@@ -30,6 +30,7 @@ NETWORK = (
     "model", "scale", "blocks", "filters", "norm", "pan", "consistency", "adversarial", "gan_loss",
     "adversarial_weight", "batch", "crop", "seed", "ema", "precision",
 )  # fmt: skip
+GAN_LOSS = "lsgan"  # of those of `discriminators.LOSSES` the one taken by default
 DATA = ("source", "level", "bands", "nir", "schema", "plan_sha256")
 CONSTANTS = ("sigma", "bandpass", "mean", "std", "pan_mean", "pan_std")  # that the network computes with
 
@@ -49,7 +50,7 @@ class Config:
       filters: channels of the network.
       pan: whether the panchromatic band is an input.
       consistency: "exact" or "none".
-      batch: patches in a step, over all replicas.
+      batch: patches in a step, over all replicas, of each stream.
       crop: side of the random crops, 30 m pixels.
       steps: optimizer steps in all.
       learning_rate: peak, after the warm-up.
@@ -62,6 +63,7 @@ class Config:
       gan_loss: one of `discriminators.LOSSES`.
       adversarial_weight: what the adversary's loss counts, where a pixel's error of one standard deviation counts 1.
       blur: file that `harmonize estimate-blur` wrote; None: the published blur.
+      uncertainty: whether the exported model also tells how wrong it may be.
       streams: kinds of batches that the method learns from.
       worker: number of this worker and of all.
     """
@@ -84,11 +86,17 @@ class Config:
     precision: str = "float32"
     norm: str = "none"
     adversarial: bool = False
-    gan_loss: str = "lsgan"
+    gan_loss: str = GAN_LOSS
     adversarial_weight: float = 0.0
     blur: pathlib.Path | None = None
+    uncertainty: bool = False
     streams: tuple[str, ...] = ("paired",)
     worker: tuple[int, int] = (0, 1)
+
+    @property
+    def examples(self) -> int:
+        """Patches in a step: `batch` of each stream."""
+        return self.batch * len(self.streams)
 
     @classmethod
     def of(
@@ -116,6 +124,9 @@ class Config:
         named |= {"pan": info.pan if values["pan"] is None else values["pan"]}
         named |= {"scale": int(values["scale"]), "streams": streams, "worker": worker}
         named |= {name: default for name, default in defaults.items() if named.get(name) is None}
+        if not named.get("adversarial"):
+            _check_no_adversary(values)
+            named["adversarial_weight"] = 0.0
         named |= {"blur": pathlib.Path(values["blur"]) if values.get("blur") else None}
         if named.get("precision") == "auto":
             named["precision"] = _precision(named["model_dir"])
@@ -175,6 +186,18 @@ class Config:
             dataset.training_ids(info, kind, batch=self.batch, seed=self.seed, number=step - 1) for kind in self.streams
         )
         return [name for names in named for name in names]
+
+
+def _check_no_adversary(values: Mapping[str, Any]) -> None:
+    """Raises FlagError where flags are about an adversary that there is none of."""
+    asked = {
+        "gan_loss": values.get("gan_loss", GAN_LOSS) != GAN_LOSS,
+        "adversarial_weight": values.get("adversarial_weight"),
+    }
+    if given := [f"{name}={values[name]}" for name, told in asked.items() if told]:
+        raise FlagError(
+            f"there is no adversary for it; add --adversarial, or leave it out. Received: {', '.join(given)}"
+        )
 
 
 def _precision(model_dir: pathlib.Path) -> str:

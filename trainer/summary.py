@@ -28,7 +28,7 @@ def write(
     Returns:
       The file.
     """
-    examples = ledger.step * config.batch
+    examples = ledger.step * config.examples
     values = {
         "package_version": harmonize_tf.__version__,
         "flags": {name: value for name, value in sorted(flags.items()) if not name.startswith("help")},

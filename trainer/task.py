@@ -24,7 +24,7 @@ from harmonize_tf.models import baselines
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.resnet import NORMS
 from trainer import config as config_lib
-from trainer import loop, measure, presets, summary
+from trainer import loop, measure, presets, summary, uncertainty
 from trainer.callbacks import Progress, Summaries
 from trainer.checkpoints import Checkpoints
 from trainer.config import Config
@@ -58,7 +58,7 @@ flags.DEFINE_enum(
     "consistency", "exact", ["exact", "none"], "Whether the output must degrade to the input.", flag_values=FLAGS
 )
 flags.DEFINE_boolean("adversarial", None, f"A discriminator asks for sharpness. {_BY_METHOD}", flag_values=FLAGS)
-flags.DEFINE_enum("gan_loss", "lsgan", list(LOSSES), "The adversary's loss.", flag_values=FLAGS)
+flags.DEFINE_enum("gan_loss", config_lib.GAN_LOSS, list(LOSSES), "The adversary's loss.", flag_values=FLAGS)
 flags.DEFINE_float(
     "adversarial_weight", None,
     f"What it counts, where a pixel's error of one standard deviation counts 1. {_BY_METHOD}", lower_bound=0.0,
@@ -68,7 +68,7 @@ flags.DEFINE_string(
     "blur", None, "What `harmonize estimate-blur` wrote. Default: the published blur.", flag_values=FLAGS
 )
 flags.DEFINE_integer(
-    "batch", None, f"Patches in a step, over all replicas. {_BY_METHOD}", lower_bound=1, flag_values=FLAGS
+    "batch", None, f"Patches in a step, over all replicas, of each kind. {_BY_METHOD}", lower_bound=1, flag_values=FLAGS
 )
 flags.DEFINE_integer(
     "crop", None, f"Side of the random crops, pixels of 30 m. {_BY_METHOD}", lower_bound=1, flag_values=FLAGS
@@ -86,6 +86,10 @@ flags.DEFINE_enum(
     "precision", "float32", ["auto", *PRECISIONS],
     "What the network computes with; losses, weights and the exported model are float32. auto: bfloat16 where the "
     "hardware has it, which is faster.", flag_values=FLAGS,
+)  # fmt: skip
+flags.DEFINE_boolean(
+    "uncertainty", False, "The model also tells how wrong it may be; learnt at the end, of the exported weights.",
+    flag_values=FLAGS,
 )  # fmt: skip
 flags.DEFINE_enum(
     "strategy", "auto", STRATEGIES,
@@ -174,7 +178,9 @@ def train(
     if workers.chief and ledger.step < config.steps:
         callbacks = [
             Progress(ledger.step, config.steps),
-            Summaries(config.model_dir / "tensorboard", next(iter(validation)), config.steps, config.batch, baseline),
+            Summaries(
+                config.model_dir / "tensorboard", next(iter(validation)), config.steps, config.examples, baseline
+            ),
         ]
     if ledger.step < config.steps:
         batches = config.batches(info, start=ledger.step)
@@ -192,11 +198,12 @@ def _finish(
 ) -> None:
     ledger = checkpoints.ledger
     checkpoints.load_best()
+    model = uncertainty.taught(average.twin, config, info) if config.uncertainty else average.twin
     path = config.model_dir / "model.keras"
     aside = path.with_name("writing.keras")
-    average.twin.save(aside)
+    model.save(aside)
     aside.rename(path)
-    judged = {config.model: average.twin, "bandpass": _baseline(config, info)}
+    judged = {config.model: model, "bandpass": _baseline(config, info)}
     figures = measure.measure(judged, info, "val", config.batch)
     summary.write(config, ledger, figures, replicas, FLAGS.flag_values_dict())
     _log.info(

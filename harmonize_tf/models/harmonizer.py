@@ -16,6 +16,7 @@ from harmonize_tf.models.landsat import Bicubic, Inputs, Landsat, PanSharpening,
 from harmonize_tf.models.layers import PACKAGE, masked, repeat_pixels
 from harmonize_tf.models.resnet import NORMS, ResNet
 from harmonize_tf.models.subpixel import Subpixel
+from harmonize_tf.models.uncertainty import Spread
 from harmonize_tf.radiometry import Bandpass
 
 GENERATORS = ("subpixel", "resnet")
@@ -58,9 +59,11 @@ class Harmonizer(keras.Model):
       nir: Sentinel-2's band behind "nir", "B8" or "B8A"; recorded.
       generator: "subpixel" or "resnet".
       norm: "none", or with "resnet" "instance" for parity with the literature.
+      uncertainty: whether it also says how wrong it may be (`judged`).
 
     Attributes:
       generator: the network.
+      spread: the network that says it; None without.
       halo: pixels of 30 m that exact tiling needs as context on each side; None where a network with
         `norm="instance"` looks at the whole image, so that windows never equal it.
       multiple: pixels of 30 m that a window's origin and size must be multiples of.
@@ -87,6 +90,7 @@ class Harmonizer(keras.Model):
         nir: str = "B8",
         generator: str = "subpixel",
         norm: str = "none",
+        uncertainty: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -101,6 +105,9 @@ class Harmonizer(keras.Model):
         self._sharpen = PanSharpening(self.bands) if generator == "resnet" and uses_pan else None
         self.generator = self._network()
         self.generator.build()
+        self.spread = Spread(len(self.bands)) if uncertainty else None
+        if self.spread:
+            self.spread.build()
         self.built = True
         self.multiple = self.generator.multiple
         self.halo = self._halo()
@@ -110,6 +117,25 @@ class Harmonizer(keras.Model):
         del training  # nothing here behaves differently in training
         landsat = prepare(inputs, self.bands, self.uses_pan)
         return self.consistent(self.base(landsat) + self.detail(landsat), landsat)
+
+    def judged(self, inputs: Inputs) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the output of `call` and the standard deviation of its error, reflectance, both [N, 3h, 3w, B].
+
+        `uncertainty.half_width` makes intervals of it.
+
+        Raises:
+          ModelError: this model has not learnt to say it.
+        """
+        if not self.spread:
+            raise ModelError(
+                "this model does not tell how uncertain it is; train one with --uncertainty. Received: "
+                f"uncertainty=False in {self.name}"
+            )
+        landsat = prepare(inputs, self.bands, self.uses_pan)
+        base, inside = self.base(landsat), repeat_pixels(landsat.valid, FACTOR)
+        output = self.consistent(base + self.detail(landsat), landsat)
+        std = tf.constant(self.std)
+        return output, std * self.spread((output - tf.constant(self.mean)) / std, (output - base) / std, inside)
 
     def base(self, landsat: Landsat) -> tf.Tensor:
         """Returns what is known without the network, reflectance, [N, 3h, 3w, B]."""
@@ -157,6 +183,7 @@ class Harmonizer(keras.Model):
             **{name: list(getattr(self, name)) for name in lists},
             "generator": self.kind,
             "bandpass": dataclasses.asdict(self.bandpass),
+            "uncertainty": self.spread is not None,
         }
 
     @classmethod
@@ -178,6 +205,7 @@ class Harmonizer(keras.Model):
         base = (self._sharpen or self._bicubic).halo
         reach = base + self.generator.halo if self.kind == "resnet" else max(base, self.generator.halo)
         reach += self._consistency.halo if self.consistency == "exact" else 0
+        reach += math.ceil(self.spread.reach / FACTOR) if self.spread else 0
         return self.multiple * math.ceil(reach / self.multiple)
 
     def _normalized(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:

@@ -363,3 +363,21 @@ def test_a_model_whose_pixels_depend_on_the_whole_image_is_not_served(make_harmo
     with pytest.raises(ModelError, match="no window of a scene would equal the whole. Received: norm=instance"):
         export.export_harmonizer(make_harmonizer(generator="resnet", norm="instance"), tmp_path / "m", provenance={})
     assert not (tmp_path / "m").exists()
+
+
+def test_a_model_that_tells_its_uncertainty_serves_it(make_harmonizer, tmp_path, windows):
+    model = make_harmonizer(uncertainty=True)
+    model.spread.head.bias.assign([-3.0, -2.0, -2.0, -1.0])
+    export.export_harmonizer(model, tmp_path / "model", provenance={}, warmup_size=16)
+    predictor = LocalPredictor(tmp_path / "model")
+    ms, pan = windows(1, 12, 16)
+    answer = predictor.predict(ms, pan)
+    assert predictor.manifest.product_bands[4:] == tuple(f"{b}_uncertainty" for b in predictor.manifest.bands)
+    assert answer.shape == (1, 36, 48, 8) and answer.dtype == np.uint16
+    np.testing.assert_array_equal(answer[..., 4:] == 0, answer[..., :4] == 0)
+    valid = np.all(ms != 0, -1, keepdims=True)
+    inputs = {"landsat_ms": radiometry.decode(ms), "landsat_valid": valid.astype(np.float32)}
+    inputs |= {"landsat_pan": radiometry.decode(pan), "landsat_pan_valid": (pan != 0).astype(np.float32)}
+    _, sigma = model.judged({name: tf.constant(x) for name, x in inputs.items()})
+    there = answer[..., 4:] > 0
+    np.testing.assert_allclose(radiometry.decode(answer[..., 4:])[there], sigma.numpy()[there], atol=0.6e-4)

@@ -112,30 +112,6 @@ def test_tensorboard_shows_input_output_target_and_error_of_validation_patches(e
     np.testing.assert_allclose(target, shown, atol=1)
 
 
-def test_a_stopped_training_goes_on_as_if_it_had_not_been_stopped(examples, trained, tmp_path, monkeypatch):
-    class Stop(Exception):
-        pass
-
-    class StopsAtStep13(task.Progress):
-        def on_train_batch_end(self, batch, logs=None):
-            super().on_train_batch_end(batch, logs)
-            if self._done == 13:
-                raise Stop
-
-    with monkeypatch.context() as patch:
-        patch.setattr(task, "Progress", StopsAtStep13)
-        with pytest.raises(Stop):
-            train(examples, tmp_path)
-    assert not (tmp_path / "model.keras").exists()
-    train(examples, tmp_path)
-    for resumed, undisturbed in zip(weights(tmp_path), weights(trained), strict=True):
-        np.testing.assert_allclose(resumed, undisturbed, atol=1e-5)
-    assert [step for step, _ in scalars(tmp_path)["loss/train"]] == [
-        10,
-        20,
-    ]  # 11 to 20 were done once more, not 1 to 10
-
-
 def test_flags_txt_repeats_the_run(trained, tmp_path):
     task.main([f"--flagfile={trained / 'flags.txt'}", f"--model_dir={tmp_path}"])
     for again, first in zip(weights(tmp_path), weights(trained), strict=True):

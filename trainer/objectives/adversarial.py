@@ -11,7 +11,9 @@ import tensorflow as tf
 
 from harmonize_tf.augmentation import Tensors, by_daylight
 from harmonize_tf.degradation import FACTOR
+from harmonize_tf.errors import FlagError
 from harmonize_tf.models.harmonizer import Harmonizer
+from harmonize_tf.models.layers import padded
 from trainer import precision
 from trainer.adam import Adam
 from trainer.config import Config
@@ -34,9 +36,9 @@ DISCRIMINATOR_RATE = 2e-4
 """Its learning rate: pix2pix's and CycleGAN's."""
 
 PATTERN = 10.0
-"""What a pattern locked to the cells counts: the square of the mean error of each of the nine places in a cell, in
-standard deviations of a band. An adversary that asks for detail is content with a checkerboard for a while: without
-this its energy was 1 % of the detail's (T33UUU, `SharpnessMeter.checkerboard`)."""
+"""What a pattern of depth-to-space counts: the square of the mean error of each place in a cell (nine from 30 m, four
+from 20 m), in standard deviations of a band. An adversary that asks for detail is content with a checkerboard for a
+while: without this its energy was 1 % of the detail's (T33UUU, `SharpnessMeter.checkerboard`)."""
 
 PIXELWISE = "pixelwise"
 
@@ -133,10 +135,12 @@ class Adversarial(Contest):
         return self.standardized(by_daylight(image, targets))
 
     def _pattern(self, error: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """This replica's part of the mean square of the nine phases' mean errors, over the global batch."""
+        """This replica's part of the mean square of the places' mean errors, over the global batch."""
 
         def by_phase(x: tf.Tensor) -> tf.Tensor:
-            return tf.reduce_sum(tf.nn.space_to_depth(x, FACTOR), (0, 1, 2))
+            return tf.reduce_sum(tf.nn.space_to_depth(padded(x, scale), scale), (0, 1, 2))
+
+        scale = self.harmonizer.scale
 
         error = error * mask / tf.constant(self.harmonizer.std)
         total, count = across_replicas(by_phase(error), by_phase(tf.broadcast_to(mask, tf.shape(error))))
@@ -158,9 +162,19 @@ def training(config: Config, harmonizer: Harmonizer) -> Pixelwise:
     return model
 
 
-def discriminator(config: Config, harmonizer: Harmonizer) -> PatchGAN:
-    """A new one for the Harmonizer's bands, as wide as its network."""
-    made = PatchGAN(len(harmonizer.bands), filters=config.filters, dtype=precision.policy(config.precision))
+def discriminator(config: Config, harmonizer: Harmonizer, norm: str = "spectral") -> PatchGAN:
+    """A new one for the Harmonizer's bands, as wide as its network.
+
+    Raises:
+      FlagError: crops are too small for it.
+    """
+    policy = precision.policy(config.precision)
+    made = PatchGAN(len(harmonizer.bands), filters=config.filters, norm=norm, dtype=policy)
+    if FACTOR * config.crop < made.smallest:
+        raise FlagError(
+            f"a discriminator judges images of at least {made.smallest} pixels of 10 m; take crops of "
+            f"{math.ceil(made.smallest / FACTOR)} pixels of 30 m or more. Received: crop={config.crop}"
+        )
     made.build()
     return made
 

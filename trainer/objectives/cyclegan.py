@@ -21,7 +21,7 @@ from harmonize_tf.dataset import DatasetInfo, Tensors
 from harmonize_tf.degradation import FACTOR
 from harmonize_tf.errors import FlagError
 from harmonize_tf.models.harmonizer import Harmonizer
-from harmonize_tf.models.landsat import prepare
+from harmonize_tf.models.landsat import Bicubic, prepare
 from harmonize_tf.models.layers import masked, repeat_pixels
 from harmonize_tf.models.resnet import ResNet
 from trainer import precision
@@ -30,7 +30,7 @@ from trainer.config import Config
 from trainer.discriminators import Adversary, PatchGAN
 from trainer.image_pool import ImagePool
 from trainer.objectives import base
-from trainer.objectives.adversarial import BETA_1, Contest
+from trainer.objectives.adversarial import BETA_1, Contest, discriminator
 from trainer.objectives.base import across_replicas, guarded
 from trainer.objectives.pixelwise import masked_part
 
@@ -40,10 +40,21 @@ DEFAULTS = {
 }  # fmt: skip
 
 CYCLE = 10.0
-"""What both cycles count."""
+"""What both cycles count, as published for images that go from -1 to 1."""
+
+REFLECTANCE = 2.0
+"""A reflectance of 1 in the units of such images, which hold what lies between 0 and 1. Counted in the bands' standard
+deviations instead, some 15 times as much, the two losses left nothing to the adversary: an output that was the base."""
 
 IDENTITY = 0.5 * CYCLE
 """What both identities count."""
+
+DETAIL = 1 / 6
+"""Standard deviation of what Sentinel-2 shows beyond 30 m, of a band's whole: T33UUU, T32TMT."""
+
+JUDGE_RATE = 4.0
+"""The learning rate of discriminators with spectral normalization, of the generators': Zhang et al. 2019 (SAGAN,
+arXiv:1805.08318), 4e-4 and 1e-4. With instance normalization both have one, as published."""
 
 CONSTANT = 0.5
 """Share of the steps before the learning rate falls: 100 of 200 epochs."""
@@ -73,9 +84,9 @@ class ConstantThenLinear(keras.optimizers.schedules.LearningRateSchedule):
 class CycleGAN(Contest):
     """The training of a Harmonizer along with the way back and a discriminator at both ends.
 
-    Every loss counts in the bands' standard deviations and is a mean over what it may ask about: of images made of
-    Landsat's where Landsat's ground is clear, of images made of Sentinel-2's where Sentinel-2's is. Discriminators see
-    real and generated images under both masks at once, so that no mask tells one from the other.
+    Every loss is a mean over what it may ask about: of images made of Landsat's where Landsat's ground is clear, of
+    images made of Sentinel-2's where Sentinel-2's is. Discriminators see real and generated images under both masks at
+    once, so that no mask tells one from the other.
 
     The weights of the last step are exported; validation, on pairs, tells but does not choose.
 
@@ -99,6 +110,7 @@ class CycleGAN(Contest):
     ) -> None:
         super().__init__(harmonizer)
         self.backward, self._pools = backward, pools
+        self._to_10m = Bicubic(len(harmonizer.bands))
         self.judge_a, self.judge_b = judges
         self._adversary, self._weight = Adversary(config.gan_loss), config.adversarial_weight
 
@@ -122,6 +134,18 @@ class CycleGAN(Contest):
         """Of both discriminators."""
         return self.judge_a.trainable_variables + self.judge_b.trainable_variables
 
+    def shown(self, image: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
+        """Reflectance [N, H, W, B] as discriminators are shown it, those cells of 30 m that are all clear.
+
+        What an image shows at 30 m is Landsat's by consistency, and nothing to be judged; bright and dark places would
+        hide from a discriminator what lies beyond. Without consistency, as published, it is shown all.
+        """
+        if self.harmonizer.consistency == "none":
+            return self.standardized(image)
+        cells = -tf.nn.max_pool2d(-clear, FACTOR, FACTOR, "VALID")
+        beyond = image - self._to_10m(self.harmonizer.degrade(image, cells), cells)
+        return masked(beyond / (DETAIL * tf.constant(self.harmonizer.std)), repeat_pixels(cells, FACTOR))
+
     def train_step(self, batch: tuple[Tensors, Tensors]) -> dict[str, tf.Tensor]:
         """One step of all four networks; "loss" is what the generators' step makes smaller. There is no RMSE."""
         inputs, targets = batch
@@ -130,7 +154,7 @@ class CycleGAN(Contest):
         clear_a = valid_a * repeat_pixels(inputs["landsat_clear"], FACTOR)
         clear_b = targets["mask"]
         b = masked(targets["sentinel_ms"], clear_b)
-        real_a, real_b = self.standardized(a), self.standardized(b)
+        real_a, real_b = self.shown(a, clear_a), self.shown(b, clear_b)
         with tf.GradientTape() as tape:
             # Two passes of each generator: what does not wait for the other's answer goes in one.
             detail_a, detail_b = _both(self.harmonizer.refine, (a, valid_a), (b, clear_b))
@@ -141,7 +165,7 @@ class CycleGAN(Contest):
             again_b = like_a + self.harmonizer.refine(like_a, clear_b)
             cycle = self._distance(again_a, a, clear_a) + self._distance(again_b, b, clear_b)
             identity = self._distance(same_a, a, clear_a) + self._distance(same_b, b, clear_b)
-            fake_a, fake_b = self.standardized(like_a), self.standardized(like_b)
+            fake_a, fake_b = self.shown(like_a, clear_b), self.shown(like_b, clear_a)
             shared = clear_a * clear_b
             adversarial = self._adversary.generator(self.judge_a, real_a, fake_a, shared)
             adversarial += self._adversary.generator(self.judge_b, real_b, fake_b, shared)
@@ -174,9 +198,8 @@ class CycleGAN(Contest):
         return self.backward(masked(self.standardized(image), valid), valid) * tf.constant(self.harmonizer.std)
 
     def _distance(self, image: tf.Tensor, wanted: tf.Tensor, mask: tf.Tensor) -> tf.Tensor:
-        """This replica's part of the mean absolute difference, standard deviations."""
-        difference = tf.abs(image - wanted) / tf.constant(self.harmonizer.std)
-        return masked_part(tf.reduce_mean(difference, -1, keepdims=True), mask)
+        """This replica's part of the mean absolute difference, in units of images from -1 to 1."""
+        return masked_part(REFLECTANCE * tf.reduce_mean(tf.abs(image - wanted), -1, keepdims=True), mask)
 
 
 Masked = tuple[tf.Tensor, tf.Tensor]
@@ -205,15 +228,15 @@ def training(config: Config, harmonizer: Harmonizer) -> CycleGAN:
     """The training of a Harmonizer as the flags say; call it inside the strategy's scope."""
     bands, policy = len(harmonizer.bands), precision.policy(config.precision)
     backward = ResNet(bands, config.blocks, config.filters, config.norm, dtype=policy)
+    backward.build()
     norm = "instance" if config.norm == "instance" else "spectral"
-    judges = tuple(PatchGAN(bands, filters=config.filters, norm=norm, dtype=policy) for _ in range(2))
-    for network in (backward, *judges):
-        network.build()
+    judges = tuple(discriminator(config, harmonizer, norm) for _ in range(2))
     places = config.batch // tf.distribute.get_strategy().num_replicas_in_sync
     side = FACTOR * config.crop
     pools = tuple(ImagePool(places, (side, side, bands), 2 * config.seed + number) for number in range(2))
     model = CycleGAN(harmonizer, backward, judges, pools, config)
-    adams = [Adam(ConstantThenLinear(config.learning_rate, config.steps), beta_1=BETA_1) for _ in range(2)]
+    rates = (1.0, 1.0 if norm == "instance" else JUDGE_RATE)
+    adams = [Adam(ConstantThenLinear(rate * config.learning_rate, config.steps), beta_1=BETA_1) for rate in rates]
     variables = model.generator_variables, model.discriminator_variables
     model.compile(*(guarded(adam, listed, config) for adam, listed in zip(adams, variables, strict=True)))
     return model

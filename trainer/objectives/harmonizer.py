@@ -10,7 +10,7 @@ back does end where it began, by consistency.
 import keras
 import tensorflow as tf
 
-from harmonize_tf.augmentation import Tensors
+from harmonize_tf.augmentation import Tensors, by_daylight
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.degradation import FACTOR
 from harmonize_tf.models.harmonizer import Harmonizer
@@ -80,9 +80,8 @@ class Closed(Adversarial):
         """One step of all networks."""
         paired, (inputs, targets) = batch
         loss, norm = self._train_correction(*paired)
-        ms = inputs["landsat_ms"]
         # No gradient: a generator that could change what it is shown would hide the answer in it.
-        corrected = ms + tf.stop_gradient(self._correct(masked(ms, inputs["landsat_valid"])))
+        corrected = inputs["landsat_ms"] + tf.stop_gradient(self._corrections(inputs, targets))
         paired = (
             paired[0],
             paired[1] | {"gain": tf.ones_like(targets["gain"]), "offset": tf.zeros_like(targets["offset"])},
@@ -102,6 +101,12 @@ class Closed(Adversarial):
             return pixelwise.masked_part(squared, clear)
 
         return self.minimize(self.correction_optimizer, self.correction.trainable_variables, loss)
+
+    def _corrections(self, inputs: Tensors, targets: Tensors) -> tf.Tensor:
+        """What is to be added to Sentinel-2 shown as Landsat under any light; the correction knows daylight alone."""
+        bandpass = self.harmonizer.bandpass
+        ms = bandpass.inverse().apply(by_daylight(bandpass.apply(inputs["landsat_ms"]), targets))
+        return targets["gain"] * self._correct(masked(ms, inputs["landsat_valid"]))
 
     def _correct(self, ms: tf.Tensor) -> tf.Tensor:
         """What is to be added to the physical model's Landsat, reflectance."""
