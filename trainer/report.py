@@ -291,15 +291,13 @@ def _range(ends: Sequence[str]) -> str:
 def _summary(subject: str, values: Mapping[str, Any]) -> str:
     """A sentence of what came out."""
     entry = values["models"][subject]
-    ratio = entry["against"].get("bandpass", {})
-    change = 100 * (1 - ratio.get("rmse_ratio", float("nan")))
-    ends = ratio.get("interval")
-    sure = f" (95 % interval {100 * (1 - ends[1]):.1f} to {100 * (1 - ends[0]):.1f} %)" if ends else ""
-    side = "below" if change >= 0 else "above"
+    ratio = entry["against"]["bandpass"]
+    change, *ends = (f"{100 * (x - 1):+.1f}" for x in (ratio["rmse_ratio"], *ratio.get("interval", ())))
+    sure = f" (95 % interval {ends[0]} to {ends[1]} %)" if ends else ""
     correct = entry["correctness"]
     return (
-        f"{subject}: RMSE {1e4 * entry['rmse_all']:.1f} x 1e-4 reflectance, {abs(change):.1f} % {side} the band-pass "
-        f"baseline{sure}. Of its detail {100 * correct['improvement']:.0f} % is right, "
+        f"{subject}: RMSE {1e4 * entry['rmse_all']:.1f} x 1e-4 reflectance, {change} % against the band-pass "
+        f"baseline's{sure}. Of its detail {100 * correct['improvement']:.0f} % is right, "
         f"{100 * correct['omission']:.0f} % left out, {100 * correct['hallucination']:.0f} % invented."
     )
 

@@ -136,3 +136,15 @@ def test_a_figure_that_is_not_known_is_a_dash_and_wins_nothing():
     assert np.isnan(column.value({"psnr": None})) and np.isnan(column.value({}))
     assert report._cell(column, float("nan"), None, False) == report.Cell("–")
     assert report._best(column, [float("nan"), 40.004, 40.001, 39.0]) == [40.004, 40.001]
+
+
+def test_the_first_sentence_says_on_which_side_of_the_baseline_a_model_is(page):
+    entry = {"rmse_all": 0.01, "correctness": {"improvement": 0.5, "omission": 0.3, "hallucination": 0.2}}
+    worse = {"bandpass": {"rmse_ratio": 1.031, "interval": [1.024, 1.038]}}
+    text = report._summary("m", {"models": {"m": entry | {"against": worse}}})
+    assert (
+        "RMSE 100.0 x 1e-4 reflectance, +3.1 % against the band-pass baseline's (95 % interval +2.4 to +3.8 %)" in text
+    )
+    alone = report._summary("m", {"models": {"m": entry | {"against": {"bandpass": {"rmse_ratio": 0.9}}}}})
+    assert "-10.0 % against the band-pass baseline's. Of its detail 50 % is right, 30 % left out" in alone
+    assert "pansharpen: RMSE" in page[1]
