@@ -54,7 +54,8 @@ def write(run: pathlib.Path, name: str) -> pathlib.Path:
 
 def _sections(run: pathlib.Path, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What is told of each artifact, the served version first."""
-    found = sorted(run.glob(f"serving/{name}/*/assets.extra/harmonize.json"), key=lambda path: int(path.parts[-3]))
+    pushed = run.glob(f"serving/{name}/*/assets.extra/harmonize.json")
+    found = sorted((path for path in pushed if path.parts[-3].isdecimal()), key=lambda path: int(path.parts[-3]))
     if not found:
         raise ModelError(f"nothing has been pushed there. Received: {run / 'serving' / name}")
     manifest = Manifest.from_json(found[-1].read_bytes())
@@ -99,12 +100,11 @@ def _logs(run: pathlib.Path) -> list[pathlib.Path]:
 def _scenes(plan: pathlib.Path) -> dict[str, str]:
     """Each scene's id and in how many patches it is."""
     counts: dict[str, list[Any]] = {}
-    with plan.open() as lines:
-        for line in lines:
-            square = json.loads(line)
-            for side in ("landsat", "sentinel"):
-                if scene := square.get(side):
-                    counts.setdefault(scene["id"], [side, 0])[1] += len(square["patches"])
+    for line in plan.read_text().splitlines() if plan.is_file() else ():
+        square = json.loads(line)
+        for side in ("landsat", "sentinel"):
+            if scene := square.get(side):
+                counts.setdefault(scene["id"], [side, 0])[1] += len(square["patches"])
     return {name: f"{side}, {count} patches planned" for name, (side, count) in sorted(counts.items())}
 
 

@@ -9,10 +9,8 @@ with one.txt such as
     --train=--flagfile=harmonizer_small.txt
     --train=--uncertainty
 
-Each `--STEP=FLAG` hands one flag to the command of that step; where files lie is the run's affair. A step runs again
-only if its flags, the files that it reads or the package's version changed, or if it did not end well: an anomaly in
-the data ends the run before the training, a model that is not blessed before the push. RUN/log holds what each step
-said, and RUN/lineage.html leads from the pushed version back to the scenes.
+A step runs again only if its flags, the files that it reads or the package's version changed, or if it did not end
+well: an anomaly in the data ends the run before the training, a model that is not blessed before the push.
 """
 
 import logging
@@ -25,12 +23,10 @@ from harmonize_tf import command, lineage, workflow
 from harmonize_tf.workflow import Step
 
 STEPS = ("export", "statistics", "train", "evaluate", "push")
-BEAM = ("export", "statistics")
 
 FLAGS = flags.FlagValues()
 _RUN = flags.DEFINE_string("run", None, "Folder of the run.", required=True, flag_values=FLAGS)
 _NAME = flags.DEFINE_string("name", "harmonizer", "The model's name on servers.", flag_values=FLAGS)
-_RUNNER = flags.DEFINE_string("runner", None, "Of the Beam jobs, such as DataflowRunner.", flag_values=FLAGS)
 for _step in STEPS:
     flags.DEFINE_multi_string(_step, [], f"A flag for `harmonize {_step}`; repeat it for several.", flag_values=FLAGS)
 
@@ -42,8 +38,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     command.parse(FLAGS, argv)
     run = pathlib.Path(_RUN.value)
     told = {name: FLAGS[name].value for name in STEPS}
-    if _RUNNER.value:
-        told |= {name: [*told[name], f"--runner={_RUNNER.value}"] for name in BEAM}
     command.write_flags(FLAGS, run / "flags.txt")
     workflow.run(steps(run, _NAME.value, told), run / "log")
     _log.info("from the served model back to the scenes: %s", lineage.write(run, _NAME.value))

@@ -8,6 +8,7 @@ import json
 import logging
 import pathlib
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -31,8 +32,8 @@ class Step:
       inputs: files and folders that it reads.
       outputs: files and folders that it writes; all exist once it has succeeded.
       service: command that serves while the step runs; "{address}" in `flags` becomes where it does.
-      owned: folder that is this step's alone. What was begun there by other flags or from other inputs is deleted
-        first; what was only interrupted stays, so that the command goes on from it.
+      owned: folder that is this step's alone. What was made there by other flags or from other inputs is put aside,
+        and deleted once there is something in its place; what was only interrupted stays, to be gone on from.
     """
 
     name: str
@@ -51,7 +52,8 @@ class Step:
         """Runs it to its end, what it says going to standard output and into a file, and returns its exit status."""
         with serving(self.service) if self.service else contextlib.nullcontext("") as address, log.open("ab") as file:
             argv = [part.replace("{address}", address) for part in self.argv]
-            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            # In a session of its own, so that Ctrl-C reaches it once, from here.
+            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
             try:
                 for line in process.stdout:
                     file.write(line)
@@ -59,14 +61,19 @@ class Step:
                     print(line.decode(errors="replace"), end="", flush=True)
                 return process.wait()
             finally:
-                process.terminate()  # it goes on from where it was
+                process.terminate()  # after its work is saved; of one that has ended nothing comes of it
                 process.wait()
                 process.stdout.close()
 
     def fingerprint(self) -> str:
-        """Digest of the flags, the package's version, and every input file's path, size and time of change."""
+        """Digest of the flags, the package's version, and path, size and time of change of every file that is read.
+
+        Those are the inputs and what flags name, but for what the step writes itself.
+        """
         digest = hashlib.sha256(json.dumps([harmonize_tf.__version__, self.name, *self.flags]).encode())
-        for path in self.inputs:
+        named = [pathlib.Path(part) for flag in self.flags for part in flag.rpartition("=")[2].split(",") if part]
+        written = {place for path in self.outputs for place in (path, *path.parents)}
+        for path in [*self.inputs, *(path for path in named if path not in written)]:
             for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
                 if file.is_file():
                     stat = file.stat()
@@ -85,6 +92,11 @@ def run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
       HarmonizeError: a step failed; it has said why itself.
     """
     log_dir.mkdir(parents=True, exist_ok=True)
+    with _stoppable():
+        _run(steps, log_dir)
+
+
+def _run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
     for number, step in enumerate(steps, 1):
         file, where = log_dir / f"{number}-{step.name}.json", f"[{number}/{len(steps)}]"
         fingerprint, before = step.fingerprint(), read(file)
@@ -93,20 +105,50 @@ def run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
             _log.info("%s %s: nothing changed", where, step.name)
             continue
         _log.info("%s harmonize %s %s", where, step.name, " ".join(step.flags))
-        if step.owned and before and before["fingerprint"] != fingerprint and step.owned.exists():
-            shutil.rmtree(step.owned)
+        aside = step.owned and _put_aside(step.owned, before.get("fingerprint") not in (None, fingerprint))
         begun = {"step": step.name, "flags": list(step.flags), "fingerprint": fingerprint, "began": _now()}
         artifacts.write(file, artifacts.to_json(begun | {"status": None}))
         started = time.monotonic()
         status = step.run(file.with_suffix(".log"))
         ended = begun | {"status": status, "ended": _now(), "package_version": harmonize_tf.__version__}
         artifacts.write(file, artifacts.to_json(ended))
+        if status and aside and not step.owned.exists():  # it was never begun: wrong flags, say
+            aside.rename(step.owned)
+            artifacts.write(file, artifacts.to_json(before))
+        elif not status and aside:
+            shutil.rmtree(aside, ignore_errors=True)
         if status:
             raise HarmonizeError(
                 f"step {number}, {step.name}, ended with status {status}; mend what it says above and run the same "
                 f"command again, finished steps are kept. Received: {' '.join(step.flags)}"
             )
         _log.info("%s %s: done in %.0f s", where, step.name, time.monotonic() - started)
+
+
+def _put_aside(folder: pathlib.Path, other: bool) -> pathlib.Path:
+    """Where what a folder held before lies, if it has to make room for something other."""
+    aside = folder.with_name(f"{folder.name}.before")
+    if other and folder.exists():
+        if aside.exists():
+            shutil.rmtree(folder)  # an attempt that came to nothing
+        else:
+            folder.rename(aside)
+    return aside
+
+
+@contextlib.contextmanager
+def _stoppable() -> Iterator[None]:
+    """Lets a signal that ends this process end the step first."""
+
+    def stop(number: int, _: object) -> None:
+        sys.exit(128 + number)
+
+    handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:

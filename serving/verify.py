@@ -68,11 +68,13 @@ def _compare_all(path: pathlib.Path, ask: Callable) -> Iterator[tuple[str, dict[
         inputs = {alias: tensors.decode(proto) for alias, proto in log.request.inputs.items()}
         outputs = ask(inputs, name)
         for alias, expected in log.response.outputs.items():
-            _compare(f"{name}.{alias}", outputs[alias], tensors.decode(expected))
+            _compare(f"{name}.{alias}", outputs.get(alias), tensors.decode(expected))
         yield name, inputs
 
 
-def _compare(what: str, actual: np.ndarray, expected: np.ndarray) -> None:
+def _compare(what: str, actual: np.ndarray | None, expected: np.ndarray) -> None:
+    if actual is None:
+        raise ModelError(f"the exported model answers with less than the model it was made of. Received: no {what}")
     tolerance = _TOLERANCE.get(expected.dtype, 0)
     same_shape = (actual.shape, actual.dtype) == (expected.shape, expected.dtype)
     if not same_shape or not np.allclose(actual.astype(float), expected.astype(float), 0, tolerance, equal_nan=True):

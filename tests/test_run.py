@@ -79,12 +79,6 @@ def test_a_step_that_refuses_ends_the_run_and_nothing_after_it_is_done(commands,
     assert not (tmp_path / "lineage.html").exists()
 
 
-def test_the_runner_reaches_the_beam_jobs_and_no_other_step(commands, tmp_path):
-    run.main([f"--run={tmp_path}", "--runner=DataflowRunner"])
-    told = {(step := workflow.read(path))["step"]: step["flags"] for path in (tmp_path / "log").glob("*.json")}
-    assert {name for name, flags in told.items() if "--runner=DataflowRunner" in flags} == {"export", "statistics"}
-
-
 def test_the_page_leads_from_the_version_back_to_the_scenes(commands, tmp_path):
     run.main([f"--run={tmp_path}", "--name=m", "--export=--source=stub"])
     page = (tmp_path / "lineage.html").read_text()

@@ -1,3 +1,9 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
 import pytest
 
 from harmonize_tf import workflow
@@ -65,6 +71,65 @@ def test_a_folder_of_its_own_is_kept_after_an_interruption_and_emptied_for_other
     assert (folder / "steps").read_text() == "aa"
     workflow.run([step("b")], tmp_path / "log")
     assert (folder / "steps").read_text() == "b"
+
+
+def test_wrong_flags_cost_nothing_of_what_a_step_has_made(tmp_path):
+    folder = tmp_path / "training"
+    code = (
+        "import pathlib, sys\nif sys.argv[2] == 'typo': sys.exit(2)\n"
+        "folder = pathlib.Path(sys.argv[1]); folder.mkdir(); (folder / 'made').write_text(sys.argv[2])"
+    )
+
+    def run(what):
+        step = python(code, [str(folder), what], [], [folder / "made"], owned=folder)
+        workflow.run([step], tmp_path / "log")
+
+    run("a")
+    time = (folder / "made").stat().st_mtime_ns
+    with pytest.raises(HarmonizeError, match="status 2"):
+        run("typo")
+    run("a")
+    assert (folder / "made").stat().st_mtime_ns == time
+    run("b")
+    assert (folder / "made").read_text() == "b" and not (tmp_path / "training.before").exists()
+
+
+def test_a_file_that_a_flag_names_is_an_input(copy, tmp_path):
+    named = tmp_path / "flags.txt"
+    named.write_text("--steps=1")
+    step = PythonStep(copy.name, [*copy.flags, f"--flagfile={named}"], [], copy.outputs)
+    workflow.run([step], tmp_path / "log")
+    workflow.run([step], tmp_path / "log")
+    assert copy.outputs[0].read_text() == "1"
+    named.write_text("--steps=9999")
+    workflow.run([step], tmp_path / "log")
+    assert copy.outputs[0].read_text() == "11"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_reaches_the_step_once_and_waits_for_it(tmp_path, number):
+    step = (
+        "import pathlib, signal, sys, time\nseen = pathlib.Path(sys.argv[1])\n"
+        "def stop(number, _):\n seen.open('a').write(f'{number} '); time.sleep(0.5); seen.open('a').write('saved '); "
+        "sys.exit(1)\n"
+        "signal.signal(signal.SIGTERM, stop); signal.signal(signal.SIGINT, stop)\n"
+        "seen.with_suffix('.up').write_text('')\ntime.sleep(60)"
+    )
+    outer = (
+        "import pathlib, sys\nfrom harmonize_tf import command, workflow\n"
+        "class PythonStep(workflow.Step):\n argv = property(lambda self: [sys.executable, '-c', *self.flags])\n"
+        "command.run(lambda: workflow.run([PythonStep('python', sys.argv[2:])], pathlib.Path(sys.argv[1])))"
+    )
+    seen = tmp_path / "seen.txt"
+    arguments = [sys.executable, "-c", outer, str(tmp_path / "log"), step, str(seen)]
+    process = subprocess.Popen(arguments, start_new_session=True)
+    end = time.monotonic() + 60
+    while not seen.with_suffix(".up").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    os.killpg(process.pid, number)  # as a terminal sends it: to all that are in the foreground
+    assert process.wait(60) == 128 + number
+    assert seen.read_text() == f"{signal.SIGTERM} saved "
 
 
 def test_what_a_step_says_and_what_came_of_it_is_kept(tmp_path, capfd):

@@ -4,7 +4,7 @@ A verdict is a map of logits, [N, h', w', 1]: positive for "real". Every loss ta
 images with their weights, `PatchGAN.weight`, and is a mean over what has weight: cloud and no-data have none.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -47,11 +47,8 @@ class PatchGAN(keras.layers.Layer):
             raise ModelError(f"A discriminator's norm is one of {NORMS}. Received: norm={norm!r}. Choose one of them.")
         super().__init__(autocast=False, **kwargs)
         self.channels, self.n_layers, self.filters, self.norm = channels, n_layers, filters, norm
-        self.strides = (2,) * n_layers + (1, 1)
-        self.receptive_field = self.smallest = 1
-        for stride in reversed(self.strides):
-            self.receptive_field = self.receptive_field * stride + SIZE - stride
-            self.smallest = self.smallest * stride + SIZE - stride - 2
+        self.strides = _strides(n_layers)
+        self.receptive_field, self.smallest = _sides(self.strides)
         widths = [filters * min(2**n, 8) for n in range(n_layers + 1)]
         # The first reads and the last writes float32 under every policy; what lies between may be faster.
         policies = ["float32", *[self.dtype_policy] * n_layers, "float32"]
@@ -120,6 +117,23 @@ class PatchGAN(keras.layers.Layer):
         """Returns the arguments."""
         names = ("channels", "n_layers", "filters", "norm")
         return {**super().get_config(), **{name: getattr(self, name) for name in names}}
+
+
+def smallest(n_layers: int = 3) -> int:
+    """Side of the smallest image that gets a verdict, pixels."""
+    return _sides(_strides(n_layers))[1]
+
+
+def _strides(n_layers: int) -> tuple[int, ...]:
+    return (2,) * n_layers + (1, 1)
+
+
+def _sides(strides: Sequence[int]) -> tuple[int, int]:
+    """Of what a logit looks at, and of the smallest image that gives one: a pixel's frame on each side is for free."""
+    field = least = 1
+    for stride in reversed(strides):
+        field, least = field * stride + SIZE - stride, least * stride + SIZE - stride - 2
+    return field, least
 
 
 def _framed(x: tf.Tensor) -> tf.Tensor:

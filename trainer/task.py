@@ -83,7 +83,7 @@ flags.DEFINE_float(
     "ema", 0.999, "Decay of the weights' moving average, which is validated and exported; 0: none.", flag_values=FLAGS
 )
 flags.DEFINE_enum(
-    "precision", "float32", ["auto", *PRECISIONS],
+    "precision", "auto", ["auto", *PRECISIONS],
     "What the network computes with; losses, weights and the exported model are float32. auto: bfloat16 where the "
     "hardware has it, which is faster.", flag_values=FLAGS,
 )  # fmt: skip
@@ -198,7 +198,7 @@ def _finish(
 ) -> None:
     ledger = checkpoints.ledger
     checkpoints.load_best()
-    model = uncertainty.taught(average.twin, config, info) if config.uncertainty else average.twin
+    model = uncertainty.taught(average.twin, config, info, replicas) if config.uncertainty else average.twin
     path = config.model_dir / "model.keras"
     aside = path.with_name("writing.keras")
     model.save(aside)

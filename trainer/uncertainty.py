@@ -28,29 +28,30 @@ CALIBRATED = 64
 _log = logging.getLogger("harmonize")
 
 
-def taught(trained: Harmonizer, config: Config, info: DatasetInfo) -> Harmonizer:
+def taught(trained: Harmonizer, config: Config, info: DatasetInfo, replicas: int) -> Harmonizer:
     """A Harmonizer with the weights of a trained one, which also says how wrong it may be.
 
     Args:
       trained: the one that is exported without.
       config: of the run.
       info: the records.
+      replicas: that shared a batch; one alone has room for its part.
 
     Raises:
       DatasetError: there is no clear pixel in the validation split.
     """
     model = Harmonizer.from_config({**trained.get_config(), "uncertainty": True})
     model.generator.set_weights(trained.generator.get_weights())
-    _teach(model, config, info)
+    _teach(model, config, info, config.batch // replicas)
     _calibrate(model, config, info)
     return model
 
 
-def _teach(model: Harmonizer, config: Config, info: DatasetInfo) -> None:
+def _teach(model: Harmonizer, config: Config, info: DatasetInfo, batch: int) -> None:
     # What a method without pairs learns from says nothing of its errors.
     kind = "degraded" if config.streams == ("degraded",) else "paired"
     batches = dataset.training(
-        info, kind, batch=config.batch, crop=config.crop, pan=config.pan, seed=config.seed, start=0,
+        info, kind, batch=batch, crop=config.crop, pan=config.pan, seed=config.seed, start=0,
         blur=config.blur_prior(info),
     )  # fmt: skip
     optimizer = Adam(keras.optimizers.schedules.CosineDecay(RATE, STEPS))

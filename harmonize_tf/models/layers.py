@@ -99,7 +99,10 @@ def padded(x: tf.Tensor, multiple: int) -> tf.Tensor:
 
 def cropped(x: tf.Tensor, margin: int) -> tf.Tensor:
     """Leaves a margin out all around: an indexing by slices, the gradient of which takes five times as long."""
-    return tf.slice(x, (0, margin, margin, 0), tf.shape(x) - (0, 2 * margin, 2 * margin, 0))
+    y = tf.slice(x, (0, margin, margin, 0), tf.shape(x) - (0, 2 * margin, 2 * margin, 0))
+    # Without its number of channels the next convolution would be taken for a grouped one, and compiled by XLA.
+    y.set_shape([x.shape[0], *(size and size - 2 * margin for size in x.shape[1:3]), x.shape[3]])
+    return y
 
 
 def standardized(x: tf.Tensor, weight: tf.Tensor) -> tf.Tensor:

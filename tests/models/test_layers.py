@@ -84,6 +84,8 @@ def test_a_convolution_of_repeated_pixels_equals_the_one_of_the_image_they_make(
         weight = random_tensor(*expected.shape, seed=2)
         losses = tf.reduce_sum(weight * ours), tf.reduce_sum(weight * expected)
     np.testing.assert_allclose(ours, expected, atol=1e-5)
+    unknown = tf.function(layer, input_signature=[tf.TensorSpec([None, None, None, 3])]).get_concrete_function()
+    assert unknown.output_shapes.as_list() == [None, None, None, 5]
     gradients = (tape.gradient(loss, [x, *layer.trainable_variables]) for loss in losses)
     for a, b in zip(*gradients, strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)

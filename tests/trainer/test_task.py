@@ -173,6 +173,8 @@ def test_what_data_and_flags_lack_is_told_before_anything_is_written(examples, t
         train(examples, model_dir, "--crop=17")
     with pytest.raises(FlagError, match="crop=7"):
         train(examples, model_dir, "--scale=2", "--crop=7")
+    with pytest.raises(FlagError, match="8 pixels of 30 m or more. Received: crop=7"):
+        train(examples, model_dir, "--adversarial", "--crop=7")
     with pytest.raises(DatasetError, match="harmonize export"):
         train(tmp_path / "nothing", model_dir)
     with pytest.raises(FlagError, match="model"):

@@ -33,6 +33,7 @@ def test_a_model_learns_to_tell_its_error_and_its_output_stays_the_same(tmp_path
     plain, model = (load(tmp_path / name / "model.keras") for name in ("plain", "telling"))
     for was, now in zip(plain.get_weights(), model.get_weights(), strict=False):
         np.testing.assert_array_equal(was, now)
+    assert np.abs(model.spread.head.kernel).max() > 0.01  # it begins at zero
     ratios = []
     for inputs, targets in dataset.paired(DatasetInfo.load(examples), "val", batch=1, pan=True):
         output, sigma = model.judged(inputs)

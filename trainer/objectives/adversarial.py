@@ -10,8 +10,6 @@ import keras
 import tensorflow as tf
 
 from harmonize_tf.augmentation import Tensors, by_daylight
-from harmonize_tf.degradation import FACTOR
-from harmonize_tf.errors import FlagError
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.layers import padded
 from trainer import precision
@@ -163,18 +161,9 @@ def training(config: Config, harmonizer: Harmonizer) -> Pixelwise:
 
 
 def discriminator(config: Config, harmonizer: Harmonizer, norm: str = "spectral") -> PatchGAN:
-    """A new one for the Harmonizer's bands, as wide as its network.
-
-    Raises:
-      FlagError: crops are too small for it.
-    """
+    """A new one for the Harmonizer's bands, as wide as its network."""
     policy = precision.policy(config.precision)
     made = PatchGAN(len(harmonizer.bands), filters=config.filters, norm=norm, dtype=policy)
-    if FACTOR * config.crop < made.smallest:
-        raise FlagError(
-            f"a discriminator judges images of at least {made.smallest} pixels of 10 m; take crops of "
-            f"{math.ceil(made.smallest / FACTOR)} pixels of 30 m or more. Received: crop={config.crop}"
-        )
     made.build()
     return made
 

@@ -8,16 +8,20 @@ A method is a file beside this one, with
     training    (config, harmonizer) -> its compiled `Objective`; called inside the strategy's scope
 """
 
+import math
 from collections.abc import Callable
 
 import keras
 import tensorflow as tf
 
 from harmonize_tf.dataset import DatasetInfo, Tensors
+from harmonize_tf.degradation import FACTOR
+from harmonize_tf.errors import FlagError
 from harmonize_tf.models.harmonizer import Harmonizer
 from trainer import precision
 from trainer.adam import Adam
 from trainer.config import Config
+from trainer.discriminators import smallest
 
 CLIP_NORM = 1.0
 
@@ -156,7 +160,15 @@ def build(config: Config, info: DatasetInfo, generator: str) -> Harmonizer:
       config: of the run.
       info: the records.
       generator: "subpixel" or "resnet".
+
+    Raises:
+      FlagError: crops are too small for a discriminator.
     """
+    if config.adversarial and FACTOR * config.crop < (least := smallest()):
+        raise FlagError(
+            f"a discriminator judges images of at least {least} pixels of 10 m; take crops of "
+            f"{math.ceil(least / FACTOR)} pixels of 30 m or more. Received: crop={config.crop}"
+        )
     landsat, sentinel = info.statistics["landsat"], info.statistics["sentinel"]
     pan = info.statistics["pan"] if config.pan else None
     return Harmonizer(

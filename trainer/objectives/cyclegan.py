@@ -135,14 +135,14 @@ class CycleGAN(Contest):
         return self.judge_a.trainable_variables + self.judge_b.trainable_variables
 
     def shown(self, image: tf.Tensor, clear: tf.Tensor) -> tf.Tensor:
-        """Reflectance [N, H, W, B] as discriminators are shown it, those cells of 30 m that are all clear.
+        """Reflectance [N, H, W, B] as discriminators are shown it; `clear` is made of whole cells of 30 m.
 
         What an image shows at 30 m is Landsat's by consistency, and nothing to be judged; bright and dark places would
         hide from a discriminator what lies beyond. Without consistency, as published, it is shown all.
         """
         if self.harmonizer.consistency == "none":
             return self.standardized(image)
-        cells = -tf.nn.max_pool2d(-clear, FACTOR, FACTOR, "VALID")
+        cells = clear[:, ::FACTOR, ::FACTOR]
         beyond = image - self._to_10m(self.harmonizer.degrade(image, cells), cells)
         return masked(beyond / (DETAIL * tf.constant(self.harmonizer.std)), repeat_pixels(cells, FACTOR))
 
@@ -152,7 +152,7 @@ class CycleGAN(Contest):
         landsat = prepare(inputs, self.harmonizer.bands, self.harmonizer.uses_pan)
         a, valid_a = self.harmonizer.base(landsat), repeat_pixels(landsat.valid, FACTOR)
         clear_a = valid_a * repeat_pixels(inputs["landsat_clear"], FACTOR)
-        clear_b = targets["mask"]
+        clear_b = self._judged_ground(targets["mask"])
         b = masked(targets["sentinel_ms"], clear_b)
         real_a, real_b = self.shown(a, clear_a), self.shown(b, clear_b)
         with tf.GradientTape() as tape:
@@ -192,6 +192,12 @@ class CycleGAN(Contest):
             "gradient_norm": norm,
             "gradient_norm_discriminator": its_norm,
         }
+
+    def _judged_ground(self, mask: tf.Tensor) -> tf.Tensor:
+        """Of Sentinel-2's clear pixels those in cells of 30 m that are all clear, as `shown` needs them."""
+        if self.harmonizer.consistency == "none":
+            return mask
+        return repeat_pixels(-tf.nn.max_pool2d(-mask, FACTOR, FACTOR, "VALID"), FACTOR)
 
     def _blurred(self, image: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """What the way back adds to an image, reflectance."""
