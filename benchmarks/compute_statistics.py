@@ -1,6 +1,6 @@
 """Time and memory of `harmonize statistics` against the number of patches.
 
-    python -m benchmarks.statistics --patches=1000,2000,4000
+    python -m benchmarks.compute_statistics --patches=1000,2000,4000
 
 Each number of patches is an export of its own, whose records are one simulated patch with other noise and another
 place: what is in them does not matter to the cost, where they are does to the number of blocks. The command runs in a
