@@ -16,7 +16,7 @@ import json
 import logging
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import apache_beam as beam
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     beam_options = options.pipeline_options(rest, os.cpu_count() or 1, FLAGS)
     data, out = _folders(beam_options)
     info, shards = _export(data)
-    against = _against(out)
+    against = _against()
     out.check_writable()
     _add_up(data, out, shards, sum(info["counts"].values()), beam_options)
     totals, found = _added_up(out)
@@ -97,12 +97,12 @@ def add_to(pipeline: beam.Pipeline, data: Folder, out: Folder, shards: Sequence[
     )
     found = (
         measured.places
-        | "AddUpPlaces" >> beam.CombinePerKey(AddUpPlaces())
+        | "AddUpPlaces" >> beam.CombinePerKey(AddUp(dict, places.add))
         | "BlocksAndLeaks" >> beam.FlatMapTuple(_told_places)
     )
     (
         measured.totals
-        | "AddUp" >> beam.CombineGlobally(AddUp())
+        | "AddUp" >> beam.CombineGlobally(AddUp(Totals, Totals.merge))
         | "Write" >> beam.Map(_write_totals, beam.pvalue.AsIter(found), out)
     )
 
@@ -135,43 +135,30 @@ class Measure(beam.DoFn):
 
 
 class AddUp(beam.CombineFn):
-    """Totals to their sum."""
+    """Everything to its sum.
 
-    def create_accumulator(self) -> Totals:
+    Args:
+      nothing: makes a sum of nothing.
+      add: adds to its first argument what is in the second.
+    """
+
+    def __init__(self, nothing: Callable[[], Any], add: Callable[[Any, Any], None]) -> None:
+        self._nothing, self._add = nothing, add
+
+    def create_accumulator(self) -> Any:
         """Nothing yet."""
-        return Totals()
+        return self._nothing()
 
-    def add_input(self, accumulator: Totals, element: Totals) -> Totals:
+    def add_input(self, accumulator: Any, element: Any) -> Any:
         """Adds one."""
-        accumulator.merge(element)
+        self._add(accumulator, element)
         return accumulator
 
-    def merge_accumulators(self, accumulators: Iterable[Totals]) -> Totals:
+    def merge_accumulators(self, accumulators: Iterable[Any]) -> Any:
         """Adds several."""
-        return functools.reduce(self.add_input, accumulators, Totals())
+        return functools.reduce(self.add_input, accumulators, self._nothing())
 
-    def extract_output(self, accumulator: Totals) -> Totals:
-        """The sum."""
-        return accumulator
-
-
-class AddUpPlaces(beam.CombineFn):
-    """A bucket's places with their counts to their sum."""
-
-    def create_accumulator(self) -> dict:
-        """Nothing yet."""
-        return {}
-
-    def add_input(self, accumulator: dict, element: dict) -> dict:
-        """Adds some."""
-        places.add(accumulator, element)
-        return accumulator
-
-    def merge_accumulators(self, accumulators: Iterable[dict]) -> dict:
-        """Adds several."""
-        return functools.reduce(self.add_input, accumulators, {})
-
-    def extract_output(self, accumulator: dict) -> dict:
+    def extract_output(self, accumulator: Any) -> Any:
         """The sum."""
         return accumulator
 
@@ -241,8 +228,7 @@ def _folders(beam_options: PipelineOptions) -> tuple[Folder, Folder]:
     if _BASELINE.value and Folder(_BASELINE.value).url == out.url:
         raise FlagError(f"the baseline would be overwritten; give another --out. Received: out={out}")
     for flag in (_DATA, _OUT):
-        if options.on_dataflow(beam_options) and "://" not in flag.value:
-            raise FlagError(f"Dataflow's workers see buckets only; give gs://... Received: {flag.name}={flag.value}")
+        options.check_reachable(flag.name, flag.value, beam_options)
     return data, out
 
 
@@ -272,7 +258,7 @@ def _export(data: Folder) -> tuple[dict[str, Any], list[tuple[str, str]]]:
     return known, files
 
 
-def _against(out: Folder) -> bytes | comparison.Earlier | None:
+def _against() -> bytes | comparison.Earlier | None:
     """What the records are held against, read before anything is computed."""
     path = _SCHEMA.value or (_BASELINE.value and f"{_BASELINE.value.rstrip('/')}/{STATISTICS}")
     if not path:

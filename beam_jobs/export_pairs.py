@@ -149,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if _DRY_RUN.value:
         print(estimate.told(plan.make(source, wanted), source, wanted, _EE_MAX_CONCURRENT.value))
         return
-    _check_reachable(_OUT.value, beam_options)
+    options.check_reachable("out", _OUT.value, beam_options)
     _export(Folder(_OUT.value), source, wanted, beam_options)
 
 
@@ -245,12 +245,6 @@ def _connection(beam_options: PipelineOptions) -> Connection:
         throttle_budget_s=_EE_THROTTLE_BUDGET_S.value,
         workload_tag=_WORKLOAD_TAG.value,
     )
-
-
-def _check_reachable(out: str, beam_options: PipelineOptions) -> None:
-    """Refuses a folder that workers elsewhere cannot see."""
-    if options.on_dataflow(beam_options) and "://" not in out:
-        raise FlagError(f"Dataflow's workers see buckets only; give --out=gs://BUCKET/{out}. Received: out={out}")
 
 
 def _from_earth_engine() -> bool:

@@ -95,6 +95,18 @@ def on_dataflow(options: PipelineOptions) -> bool:
     return _runner(options) == "dataflow"
 
 
+def check_reachable(name: str, folder: str, options: PipelineOptions) -> None:
+    """Refuses a folder, a flag's value, that workers elsewhere cannot see.
+
+    Raises:
+      FlagError: it is on this machine, and they are not.
+    """
+    if on_dataflow(options) and "://" not in folder:
+        raise FlagError(
+            f"Dataflow's workers see buckets only; give --{name}=gs://BUCKET/{folder}. Received: {name}={folder}"
+        )
+
+
 def processes(options: PipelineOptions) -> int:
     """In how many processes a job may run at once.
 

@@ -6,6 +6,7 @@ Run again, it repeats only the steps whose inputs changed. Where the samples can
 simulated scenes.
 """
 
+import dataclasses
 import json
 import logging
 import pathlib
@@ -15,7 +16,7 @@ import numpy as np
 import rasterio
 from absl import flags
 
-from harmonize_tf import command, radiometry, workflow
+from harmonize_tf import command, radiometry, run, workflow
 from harmonize_tf.errors import SceneError
 from harmonize_tf.sources import samples
 from harmonize_tf.sources.simulated import SimulatedSource
@@ -32,38 +33,26 @@ _log = logging.getLogger("harmonize")
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs every step that has to be."""
     command.parse(FLAGS, argv)
-    run = pathlib.Path(_RUN.value)
+    folder = pathlib.Path(_RUN.value)
     try:
         sentinel, landsat = samples.fetch("t33uuu"), samples.fetch("alabama")
         export = ["--source=degraded", f"--scenes={sentinel}"]
     except SceneError as error:
         _log.warning("%s\nSimulated scenes are used instead.", error)
-        landsat = _simulated_landsat(run / "simulated")
+        landsat = _simulated_landsat(folder / "simulated")
         export = ["--source=simulated"]
-    examples, model, serving = run / "examples", run / "training" / "model.keras", run / "serving" / MODEL
     # The sample is small, 15 x 8 km: blocks of one patch, and a fifth of them held out for the table.
-    export += [f"--out={examples}", "--split=0.6,0.2,0.2", "--split_block=1920", "--overwrite"]
-    train = ["--flagfile=subpixel_small.txt", f"--data={examples}", f"--model_dir={model.parent}", "--overwrite"]
-    train += [f"--steps={_STEPS.value}"]
-    evaluate = [f"--data={examples}", f"--model={model}", f"--out={run / 'evaluation'}"]
-    report, blessing = run / "evaluation" / "report.html", run / "evaluation" / "blessing.json"
-    push = [f"--model={model}", f"--serving_dir={serving}", f"--blessing={blessing}"]
+    told = {"export": [*export, "--split=0.6,0.2,0.2", "--split_block=1920", "--overwrite"]}
+    told["train"] = ["--flagfile=subpixel_small.txt", "--overwrite", f"--steps={_STEPS.value}"]
     if _STEPS.value < _STEPS.default:  # a quick look may end with a model that is not good yet
-        push.append("--allow_unblessed")
-    server = Step("serve", [f"--model_base_path={serving.resolve()}", f"--model_name={MODEL}", "--port=0"])
-    product, figure = run / "harmonised.tif", run / "side_by_side.png"
-    scene = [str(landsat), str(product), "--target={address}", f"--model_name={MODEL}", f"--figure={figure}"]
-    info = examples / "dataset_info.json"
-    workflow.run(
-        [
-            Step("export", export, [], [info]),
-            Step("train", train, [info], [model]),
-            Step("evaluate", evaluate, [info, model], [report, blessing]),
-            Step("push", push, [model, blessing], [serving]),
-            Step("scene", scene, [landsat, serving], [product, figure], service=server),
-        ],
-        run / "log",
-    )
+        told["push"] = ["--allow_unblessed"]
+    steps = {step.name: step for step in run.steps(folder, MODEL, told)}
+    steps["train"] = dataclasses.replace(steps["train"], owned=None)  # more --steps go on from fewer
+    (serving,), (report, _) = steps["push"].outputs, steps["evaluate"].outputs
+    product, figure = folder / "harmonised.tif", folder / "side_by_side.png"
+    asked = [str(landsat), str(product), "--target={address}", f"--model_name={MODEL}", f"--figure={figure}"]
+    scene = Step("scene", asked, [landsat, serving], [product, figure], service=steps["verify"].service)
+    workflow.run([*(steps[name] for name in ("export", "train", "evaluate", "push")), scene], folder / "log")
     _log.info("The harmonised scene: %s; beside resampled Landsat: %s; evaluation: %s", product, figure, report)
 
 

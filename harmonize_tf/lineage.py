@@ -5,32 +5,14 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import jinja2
-
-from harmonize_tf import artifacts, workflow
+from harmonize_tf import artifacts, blessing, pages, workflow
+from harmonize_tf.blessing import Blessing
 from harmonize_tf.errors import ModelError
 from harmonize_tf.manifest import Manifest
 
 FILE = "lineage.html"
 
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ title }}</title><style>
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; width: 100%; margin-bottom: 1rem; }
-th, td { text-align: left; vertical-align: top; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid #8884; }
-th { font-weight: 600; width: 11rem; overflow-wrap: anywhere; } td { overflow-wrap: anywhere; }
-</style></head><body><h1>{{ title }}</h1>
-{% for title, rows in sections %}
-<h2>{{ title }}</h2><table>
-{% for name, value in rows.items() %}
-<tr><th>{{ name }}</th><td>{{ value }}</td></tr>
-{% endfor %}
-</table>
-{% endfor %}
-</body></html>
-"""
+_TEMPLATE = pathlib.Path(__file__).with_name("lineage.html.jinja")
 
 
 def write(run: pathlib.Path, name: str) -> pathlib.Path:
@@ -44,11 +26,11 @@ def write(run: pathlib.Path, name: str) -> pathlib.Path:
       The page.
 
     Raises:
-      ModelError: nothing has been pushed there.
+      ModelError: nothing has been pushed there, or blessing.json is damaged.
     """
-    page = jinja2.Environment(autoescape=True, trim_blocks=True).from_string(_PAGE)
     path = run / FILE
-    artifacts.write(path, page.render(title=f"{name}: where it comes from", sections=_sections(run, name)))
+    page = pages.render(_TEMPLATE, title=f"{name}: where it comes from", sections=_sections(run, name))
+    artifacts.write(path, page)
     return path
 
 
@@ -64,11 +46,12 @@ def _sections(run: pathlib.Path, name: str) -> Iterator[tuple[str, Mapping[str, 
         "bands": ", ".join(manifest.bands), "level": manifest.level, "package": manifest.package_version,
         "model": made.get("model", ""), "SHA-256 of the model": made.get("sha256", ""),
     }  # fmt: skip
-    blessing = _json(run / "evaluation" / "blessing.json")
-    for verdict in blessing.get("verdicts", []):
-        yield f"{'Blessed' if verdict['blessed'] else 'Not blessed'}: {verdict['name']}", {
-            "SHA-256 of the model": verdict["sha256"], "split": blessing["split"], "records": blessing["plan_sha256"],
-            **{f"rule {n}": rule["sentence"] for n, rule in enumerate(verdict["rules"], 1)},
+    decided = run / "evaluation" / blessing.FILE
+    judged = Blessing.load(decided) if decided.is_file() else None
+    for verdict in judged.verdicts if judged else ():
+        yield f"{'Blessed' if verdict.blessed else 'Not blessed'}: {verdict.name}", {
+            "SHA-256 of the model": verdict.sha256, "split": judged.split, "records": judged.plan_sha256,
+            **{f"rule {n}": rule.sentence for n, rule in enumerate(verdict.rules, 1)},
         }  # fmt: skip
     summary = _json(run / "training" / "summary.json")
     if summary:

@@ -49,31 +49,28 @@ def steps(run: pathlib.Path, name: str, told: Mapping[str, Sequence[str]]) -> li
     Args:
       run: its folder.
       name: the model's name on servers.
-      told: for each of `STEPS` flags of its command.
+      told: for any of `STEPS` flags of its command.
     """
     examples, model, serving = run / "examples", run / "training" / "model.keras", run / "serving" / name
-    info, blessing = examples / "dataset_info.json", run / "evaluation" / "blessing.json"
+    info, statistics = examples / "dataset_info.json", run / "statistics"
+    report, blessing = run / "evaluation" / "report.html", run / "evaluation" / "blessing.json"
+    server = Step("serve", [f"--model_base_path={serving.resolve()}", f"--model_name={name}", "--port=0"])
     own = {
         "export": [f"--out={examples}"],
-        "statistics": [f"--data={examples}", f"--out={run / 'statistics'}"],
+        "statistics": [f"--data={examples}", f"--out={statistics}"],
         "train": [f"--data={examples}", f"--model_dir={model.parent}"],
         "evaluate": [f"--data={examples}", f"--model={model}", f"--out={blessing.parent}"],
         "push": [f"--model={model}", f"--serving_dir={serving}", f"--blessing={blessing}"],
     }
-    files = {
-        "export": ([], [info]),
-        "statistics": ([info], [run / "statistics" / "statistics.pbtxt"]),
-        "train": ([info], [model]),
-        "evaluate": ([info, model], [blessing]),
-        "push": ([model, blessing], [serving]),
-    }
-    made = [
-        Step(step, [*told[step], *own[step]], *files[step], owned=model.parent if step == "train" else None)
-        for step in STEPS
+    given = {step: [*told.get(step, ()), *own[step]] for step in STEPS}
+    return [
+        Step("export", given["export"], [], [info]),
+        Step("statistics", given["statistics"], [info], [statistics / "statistics.pbtxt"]),
+        Step("train", given["train"], [info], [model], owned=model.parent),
+        Step("evaluate", given["evaluate"], [info, model], [report, blessing]),
+        Step("push", given["push"], [model, blessing], [serving]),
+        Step("verify", [str(serving), "--target={address}", f"--model_name={name}"], [serving], service=server),
     ]
-    server = Step("serve", [f"--model_base_path={serving.resolve()}", f"--model_name={name}", "--port=0"])
-    asked = [str(serving), "--target={address}", f"--model_name={name}"]
-    return [*made, Step("verify", asked, [serving], service=server)]
 
 
 if __name__ == "__main__":

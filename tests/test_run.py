@@ -30,8 +30,10 @@ if name == "statistics":
 if name == "train":
     out = pathlib.Path(flag["model_dir"]); out.mkdir(exist_ok=True); (out / "model.keras").write_text(str(flags))
 if name == "evaluate":
-    out = pathlib.Path(flag["out"]); out.mkdir(exist_ok=True); (out / "blessing.json").write_text(json.dumps({
-        "split": "test", "plan_sha256": "f00", "verdicts": [{"blessed": True, "name": "m", "sha256": "abc",
+    out = pathlib.Path(flag["out"]); out.mkdir(exist_ok=True); (out / "report.html").write_text("")
+    (out / "blessing.json").write_text(json.dumps({
+        "split": "test", "plan_sha256": "f00", "thresholds": "", "package_version": "1", "last_blessed": None,
+        "verdicts": [{"blessed": True, "name": "m", "path": "m.keras", "sha256": "abc", "figures": {},
         "rules": [{"sentence": "it is good", "kept": True}]}]}))
 if name == "push":
     out = pathlib.Path(flag["serving_dir"]); version = out / str(len(list(out.glob("*"))) + 1) / "assets.extra"

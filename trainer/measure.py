@@ -1,7 +1,7 @@
 """Measures models on a split, in one pass: every figure of `harmonize_tf.metrics`, for the set and for parts of it."""
 
 import dataclasses
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -175,7 +175,7 @@ class _Meters:
 
     def draws(self) -> Figured | None:
         """Figures of sets of blocks, for intervals."""
-        return intervals.drawn(self._by(lambda group: group[0]), _figures)
+        return intervals.drawn(self._tally.by(lambda group: group[0]), _figures)
 
     def result(self, name: str, all_meters: Mapping[str, "_Meters"], draws: Mapping[str, Figured | None]) -> Figures:
         """The figures; those of the others are for comparing."""
@@ -195,15 +195,12 @@ class _Meters:
                 for base in BASELINES
                 if base in all_meters and base != name
             },
-            blocks=len(self._by(lambda group: group[0])),
+            blocks=len(self._tally.by(lambda group: group[0])),
             patches=self._patches,
             spectrum=sharpness.spectrum(total),
             scatter=self._scatter,
             calibration=self._calibration and self._calibration.result(),
         )
-
-    def _by(self, part: Callable[[tuple[str, Kind]], Hashable]) -> dict[Hashable, Sums]:
-        return self._tally.by(part)
 
     def _intervals(self, draws: Figured | None) -> dict[str, Any]:
         if draws is None:
@@ -227,7 +224,7 @@ class _Meters:
         orders = {"cloud": strata.CLOUD, "gap": strata.GAP, "spacecraft": None}
         tables = {"ground": ground}
         for field, order in orders.items():
-            parts = self._by(lambda group, field=field: getattr(group[1], field))
+            parts = self._tally.by(lambda group, field=field: getattr(group[1], field))
             tables[field] = {kind: _summary(parts[kind]) for kind in order or parts if kind in parts}
         return tables
 

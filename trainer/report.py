@@ -5,12 +5,11 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
 import keras
 import markupsafe
 import numpy as np
 
-from harmonize_tf import artifacts
+from harmonize_tf import artifacts, pages
 from harmonize_tf.blessing import Blessing
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.models.baselines import BASELINES
@@ -18,6 +17,7 @@ from trainer import charts, panels
 from trainer.measure import Figures
 
 FILE = "report.html"
+TEMPLATE = pathlib.Path(__file__).with_name("report.html.jinja")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,7 +144,8 @@ def write(
     shown = {name: models[name] for name in ("bandpass", *(trained or [subject]))}
     pictures = {"spectra": charts.spectra(figures)}
     pictures |= {f"scatter_{name}": charts.scatter(name, figures[name]) for name in shown}
-    page = _template().render(
+    page = pages.render(
+        TEMPLATE,
         values=values,
         subject=subject,
         trained=trained,
@@ -320,11 +321,3 @@ def _facts(values: Mapping[str, Any], info: DatasetInfo) -> list[tuple[str, str]
 
 def _flag(value: Any) -> str:
     return ",".join(value) if isinstance(value, list) else str(value)
-
-
-def _template() -> jinja2.Template:
-    loader = jinja2.FileSystemLoader(pathlib.Path(__file__).parent)
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("report.html.jinja")

@@ -19,6 +19,7 @@ from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.uncertainty import QUANTILE, half_width
 from trainer.adam import Adam
 from trainer.config import Config
+from trainer.objectives.pixelwise import masked_part
 
 STEPS = 400
 RATE = 3e-3
@@ -83,7 +84,7 @@ def likelihood_loss(output: tf.Tensor, sigma: tf.Tensor, targets: Tensors, std: 
     scale = sigma / tf.constant(std) / tf.sqrt(2.0)
     error = tf.abs(output - targets["sentinel_ms"]) / tf.constant(std)
     loss = tf.reduce_mean(error / scale + tf.math.log(scale), -1, keepdims=True)
-    return tf.math.divide_no_nan(tf.reduce_sum(loss * targets["mask"]), tf.reduce_sum(targets["mask"]))
+    return masked_part(loss, targets["mask"])
 
 
 def _calibrate(model: Harmonizer, config: Config, info: DatasetInfo) -> None:
@@ -95,6 +96,6 @@ def _calibrate(model: Harmonizer, config: Config, info: DatasetInfo) -> None:
         ratios.append(ratio[targets["mask"].numpy()[..., 0] > 0])
     if not sum(map(len, ratios)):
         raise DatasetError(f"uncertainty is calibrated on clear pixels. Received: none in {info.directory / 'val'}")
-    quantile = np.quantile(np.concatenate(ratios), QUANTILE, axis=0)
-    model.spread.calibration.assign(quantile / half_width(QUANTILE))
-    _log.info("uncertainty: calibrated by %s", ", ".join(f"{x:.2f}" for x in quantile / half_width(QUANTILE)))
+    factors = np.quantile(np.concatenate(ratios), QUANTILE, axis=0) / half_width(QUANTILE)
+    model.spread.calibration.assign(factors)
+    _log.info("uncertainty: calibrated by %s", ", ".join(f"{x:.2f}" for x in factors))

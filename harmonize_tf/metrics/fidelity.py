@@ -14,7 +14,7 @@ from harmonize_tf.errors import DatasetError
 from harmonize_tf.metrics import structure
 from harmonize_tf.metrics.reference import Reference
 from harmonize_tf.metrics.structure import DATA_RANGE
-from harmonize_tf.metrics.sums import Figured, Sums, added
+from harmonize_tf.metrics.sums import Figured, Sums, added, plain
 
 PIXEL_RATIO = 10.0 / 30.0
 """h/l in ERGAS: the size of an output pixel over the size of an input pixel."""
@@ -72,8 +72,7 @@ class Fidelity:
         """
         if not total or not total["pixels"]:
             raise DatasetError("no pixel is valid in both images, so there is nothing to compare; check the masks")
-        values = {name: tuple(x.tolist()) if np.ndim(x) else float(x) for name, x in figures(total).items()}
-        return cls(bands=tuple(bands), pixels=int(total["pixels"]), **values)
+        return cls(bands=tuple(bands), pixels=int(total["pixels"]), **plain(figures(total)))
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON: the per-band figures by band name."""

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from harmonize_tf.errors import DatasetError
 
@@ -46,12 +47,19 @@ class Reference:
             self.image = np.where(self.mask[..., None], image, 0.0).astype(np.float64)
             self.pixels = self.image[self.mask]
         self._known: dict[Callable, Any] = {}
+        self._whole: dict[int, np.ndarray] = {}
 
     def once(self, function: Callable[["Reference"], Any]) -> Any:
         """What a function makes of this patch, computed at the first call."""
         if function not in self._known:
             self._known[function] = function(self)
         return self._known[function]
+
+    def whole(self, side: int) -> np.ndarray:
+        """Bool [height, width]: pixels around which all of a square of `side` pixels counts; computed once."""
+        if side not in self._whole:
+            self._whole[side] = ndimage.minimum_filter(self.mask.astype(np.uint8), side, mode="constant").astype(bool)
+        return self._whole[side]
 
     def masked(self, prediction: np.ndarray) -> np.ndarray:
         """A prediction as `image` is: float64, 0 where the reference does not count.

@@ -33,7 +33,7 @@ from harmonize_tf.degradation import FACTOR
 from harmonize_tf.errors import DatasetError
 from harmonize_tf.metrics import edges
 from harmonize_tf.metrics.reference import Reference
-from harmonize_tf.metrics.sums import Figured, Sums, added
+from harmonize_tf.metrics.sums import Figured, Sums, added, plain
 
 TILE = 48
 """Side of a tile, 10 m pixels: 1/6, 1/3 and 1/2 cycles per pixel are bins 8, 16 and 24 of its spectrum."""
@@ -89,7 +89,7 @@ class Sharpness:
     @classmethod
     def of(cls, bands: Sequence[str], total: Sums, periods: Sequence[int] = PERIODS) -> "Sharpness":
         """From the sums of a set."""
-        values = {name: tuple(x.tolist()) if np.ndim(x) else float(x) for name, x in figures(total, periods).items()}
+        values = plain(figures(total, periods))
         return cls(bands=tuple(bands), periods=tuple(periods), tiles=int(total["tiles"]), **values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -270,7 +270,7 @@ def _phases(reference: Reference, error: np.ndarray, period: int) -> Sums:
     """A patch's error, without the mean around each pixel, summed by its phase: [period, period, band]."""
     box = _box(period)
     around = ndimage.convolve1d(ndimage.convolve1d(error, box, axis=0), box, axis=1)
-    whole = reference.once(_whole_boxes)[len(box)]
+    whole = reference.whole(len(box))[..., None]
     high = np.where(whole, error - around, 0.0)
     total, pixels = np.zeros((period, period, error.shape[-1])), np.zeros((period, period))
     for row in range(period):
@@ -284,19 +284,3 @@ def _phases(reference: Reference, error: np.ndarray, period: int) -> Sums:
 def _box(period: int) -> np.ndarray:
     box = np.full(period, 1.0 / period)
     return box if period % 2 else np.convolve(box, (0.5, 0.5))  # symmetric about the pixel
-
-
-class _WholeBoxes(dict):
-    """By the side of a box, bool [height, width, 1]: pixels with nothing but valid ones in it around them."""
-
-    def __init__(self, mask: np.ndarray) -> None:
-        super().__init__()
-        self._mask = mask.astype(np.uint8)
-
-    def __missing__(self, side: int) -> np.ndarray:
-        self[side] = ndimage.minimum_filter(self._mask, side, mode="constant").astype(bool)[..., None]
-        return self[side]
-
-
-def _whole_boxes(reference: Reference) -> _WholeBoxes:
-    return _WholeBoxes(reference.mask)

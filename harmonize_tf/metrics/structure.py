@@ -44,7 +44,7 @@ def similarity(reference: Reference, guess: np.ndarray) -> Sums:
 
 
 def _gaussian_moments(reference: Reference) -> tuple[np.ndarray | None, ...]:
-    whole = _eroded(reference.mask, 2 * SSIM_RADIUS + 1)
+    whole = reference.whole(2 * SSIM_RADIUS + 1)
     if not whole.any():
         return None, None, None
     return whole, _gaussian(reference.image), _gaussian(reference.image**2)
@@ -52,10 +52,6 @@ def _gaussian_moments(reference: Reference) -> tuple[np.ndarray | None, ...]:
 
 def _gaussian(image: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(image, SSIM_SIGMA, radius=SSIM_RADIUS, axes=(0, 1))
-
-
-def _eroded(mask: np.ndarray, side: int) -> np.ndarray:
-    return ndimage.minimum_filter(mask.astype(np.uint8), side, mode="constant").astype(bool)
 
 
 def quality(reference: Reference, guess: np.ndarray) -> Sums:

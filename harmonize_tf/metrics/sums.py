@@ -20,6 +20,11 @@ def added(many: Iterable[Mapping[str, np.ndarray]]) -> Sums:
     return total
 
 
+def plain(figures: Figured) -> dict[str, float | tuple]:
+    """Figures without leading axes as Python's numbers, and tuples of them."""
+    return {name: tuple(x.tolist()) if np.ndim(x) else float(x) for name, x in figures.items()}
+
+
 class Tally:
     """Sums by group: as many are kept as there are groups, however many patches there are."""
 

@@ -1,17 +1,17 @@
 """overview.html: all of it on one page that needs nothing but itself."""
 
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jinja2
-
-from harmonize_tf import patches, sensors
+from harmonize_tf import pages, patches, sensors
 from harmonize_tf.statistics import figures
 from harmonize_tf.statistics.anomalies import Anomaly
 from harmonize_tf.statistics.groups import ALL, Fit, Group
 from harmonize_tf.statistics.places import Block
 from harmonize_tf.statistics.totals import Thumbnail
 
+TEMPLATE = pathlib.Path(__file__).with_name("overview.html.jinja")
 QUANTILES = (0.01, 0.5, 0.99)
 
 
@@ -31,15 +31,9 @@ def page(
       thumbnails: patches to look at, by split.
       anomalies: what is wrong.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("harmonize_tf.statistics", "."),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     splits = [split for split in patches.SPLITS if split in groups]
-    return environment.get_template("overview.html.jinja").render(
+    return pages.render(
+        TEMPLATE,
         about=about,
         groups=groups,
         splits=splits,
