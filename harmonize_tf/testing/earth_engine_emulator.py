@@ -172,24 +172,29 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         start, emulator = time.monotonic(), self.server.emulator
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0)).decode()
+        length = int(self.headers.get("Content-Length") or 0)
+        content = self.rfile.read(length)
+        if len(content) < length:  # the client died while it asked
+            self.close_connection = True
+            return
+        body = content.decode()
         method, path = self.command, self.path
         # The client sends long queries in a body.
         if override := self.headers.get("x-http-method-override"):
             method, path, body = override, f"{path}?{body}", ""
         try:
             self._meet_faults(f"{method} {path}", body)
-            status, kind, content = 200, *self._route(method, path, body)
+            status, kind, answer = 200, *self._route(method, path, body)
         except Refusal as refusal:
-            status, kind, content = refusal.status, "application/json", _error(refusal)
+            status, kind, answer = refusal.status, "application/json", _error(refusal)
         except Exception as error:  # the emulator's own fault: told to the client rather than on stderr
             refusal = Refusal(500, f"The emulator failed: {error!r}")
-            status, kind, content = 500, "application/json", _error(refusal)
+            status, kind, answer = 500, "application/json", _error(refusal)
         emulator.log.append(Logged(method, urllib.parse.unquote(path), body, status, start, time.monotonic()))
         if status == 0:
             self.close_connection = True
             return
-        self._send(status, kind, content)
+        self._send(status, kind, answer)
 
     def _send(self, status: int, kind: str, content: bytes) -> None:
         try:
