@@ -81,10 +81,10 @@ def measure(source: GeoTiffSource, scene: Scene, local: LocalPredictor, client: 
         return [products.read(source, scene, grid, manifest, window) for window in windows]
 
     tiles = read()
-    predicted = [local.predict(tile.ms[None], tile.pan[None])[0] for tile in tiles[:1]]
+    predicted = [local.predict(tile.ms[None], tile.pan[None])["sentinel_ms"][0] for tile in tiles[:1]]
 
     def bare() -> None:
-        predicted[:] = [local.predict(tile.ms[None], tile.pan[None])[0] for tile in tiles]
+        predicted[:] = [local.predict(tile.ms[None], tile.pan[None])["sentinel_ms"][0] for tile in tiles]
 
     def write() -> None:
         with cog.create(out, grid, BANDS, {}) as product:

@@ -52,17 +52,8 @@ class Manifest:
 
     @property
     def product_bands(self) -> tuple[str, ...]:
-        """Names of what `product` returns: the bands, and where the model tells it the uncertainty of each."""
+        """Names of a product's bands: the model's, and where it tells it the uncertainty of each."""
         return self.bands + tuple(f"{band}{UNCERTAINTY}" for band in self.bands if self.uncertainty)
-
-    def product(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The answer of the signature `serving_default` as one array of codes, uint16 [N, 3h, 3w, product band].
-
-        Uncertainty is reflectance too, and in the same code: 0.002 is DN 1020.
-        """
-        if not self.uncertainty:
-            return outputs["sentinel_ms"]
-        return np.concatenate([outputs["sentinel_ms"], outputs["uncertainty"]], -1)
 
     def to_json(self) -> str:
         """The manifest as indented JSON with sorted keys."""

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import numpy as np
@@ -40,8 +40,12 @@ class Predictor(Protocol):
 
     manifest: Manifest
 
-    def predict(self, ms: np.ndarray, pan: np.ndarray | None) -> np.ndarray:
-        """Codes uint16 [N,h,w,B] (and [N,2h,2w,1]) to codes uint16 [N,3h,3w,`manifest.product_bands`]; 0 is no data."""
+    def predict(self, ms: np.ndarray, pan: np.ndarray | None) -> Mapping[str, np.ndarray]:
+        """Codes uint16 [N,h,w,B] (and [N,2h,2w,1]) to what the model says of them.
+
+        "sentinel_ms": codes uint16 [N,3h,3w,B], 0 is no data; "quality": uint8 [N,3h,3w,1], bits of
+        `harmonize_tf.quality`; where the model tells it, "uncertainty": codes as "sentinel_ms".
+        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,7 +190,8 @@ def _worker(source: SceneSource, scene: Scene, grid: Grid, predictor: Predictor)
         tile = read(source, scene, grid, manifest, window)
         if not tile.ms[window.cut()].any():
             return tile
-        dn = predict(tile.ms[None], None if tile.pan is None else tile.pan[None])
+        outputs = predict(tile.ms[None], None if tile.pan is None else tile.pan[None])
+        dn = np.concatenate([outputs[name] for name in ("sentinel_ms", "uncertainty") if name in outputs], -1)
         expected = (1, 3 * tile.ms.shape[0], 3 * tile.ms.shape[1], len(manifest.product_bands))
         if dn.shape != expected or dn.dtype != np.uint16:
             raise ModelError(
@@ -218,13 +223,13 @@ def read(source: SceneSource, scene: Scene, grid: Grid, manifest: Manifest, wind
     return Tile(window, ms, pan, raster.clear[window.cut()])
 
 
-def _prediction(predictor: Predictor) -> Callable[[np.ndarray, np.ndarray | None], np.ndarray]:
+def _prediction(predictor: Predictor) -> Callable[[np.ndarray, np.ndarray | None], Mapping[str, np.ndarray]]:
     """One prediction keeps every core busy; only a predictor that offers it has several under way."""
     if hasattr(predictor, "predict_async"):
         return lambda ms, pan: predictor.predict_async(ms, pan).result()
     lock = threading.Lock()
 
-    def predict(ms: np.ndarray, pan: np.ndarray | None) -> np.ndarray:
+    def predict(ms: np.ndarray, pan: np.ndarray | None) -> Mapping[str, np.ndarray]:
         with lock:
             return predictor.predict(ms, pan)
 

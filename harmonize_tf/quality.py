@@ -1,4 +1,4 @@
-"""Quality bands to masks: what has data, and what is clear ground.
+"""Quality bands: those of scenes to masks, what has data and what is clear ground; and the bits of a product's own.
 
 Bit positions and classes: USGS LSDS-1619 (Collection 2), USGS "Landsat 8 Quality Band" (pre-collection BQA), ESA
 Sentinel-2 L2A scene classification, Google Cloud Score+ (Earth Engine catalogue).
@@ -7,6 +7,10 @@ Sentinel-2 L2A scene classification, Google Cloud Score+ (Earth Engine catalogue
 from collections.abc import Callable, Mapping
 
 import numpy as np
+
+DATA, CONSISTENT, CLEAR_SKY = 1, 2, 4
+"""Bits of a product's quality band: there is data; at 30 m it is the measurement; Landsat's own band calls it clear."""
+TOLERANCE = 1e-3  # reflectance, within which a product must be the measurement to be called consistent
 
 CLOUD_SCORE_THRESHOLD = 0.60  # of `cs_cdf`, the catalogue's own suggestion
 SCL_NOT_CLEAR = (0, 1, 3, 8, 9, 10)  # no data, saturated, shadow, cloud medium, cloud high, cirrus

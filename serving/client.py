@@ -1,7 +1,7 @@
 """A model on a server - tensorflow_model_server's or the development server - as a predictor; needs no TensorFlow.
 
     with Client("localhost:8500", "subpixel") as client:
-        sentinel = client.predict(ms, pan)
+        sentinel = client.predict(ms, pan)["sentinel_ms"]
 
 The version found when the client connects is asked for in every request, so that one client never mixes the answers of
 two: a scene cannot have a seam where a server went over to the next version.
@@ -98,7 +98,7 @@ class Client:
             raise
         self._timeout = timeout
 
-    def predict(self, ms: np.ndarray, pan: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, ms: np.ndarray, pan: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Harmonises windows.
 
         Args:
@@ -106,7 +106,8 @@ class Client:
           pan: uint16 codes [N, 2h, 2w, 1] where the model uses the panchromatic band.
 
         Returns:
-          uint16 codes [N, 3h, 3w, `manifest.product_bands`], 0 = no data; may be read-only.
+          "sentinel_ms", uint16 codes [N, 3h, 3w, B], 0 = no data; "quality", uint8 [N, 3h, 3w, 1], bits of
+          `harmonize_tf.quality`; where the model tells it, "uncertainty", codes too. The arrays may be read-only.
 
         Raises:
           ModelError: the windows do not fit the model; nothing was sent.
@@ -114,12 +115,12 @@ class Client:
         """
         return self.predict_async(ms, pan).result()
 
-    def predict_async(self, ms: np.ndarray, pan: np.ndarray | None = None) -> futures.Future[np.ndarray]:
+    def predict_async(self, ms: np.ndarray, pan: np.ndarray | None = None) -> futures.Future[dict[str, np.ndarray]]:
         """As `predict`, but only waits for one of the `in_flight` places to be free."""
         inputs = self.manifest.inputs(ms, pan)
         self._slots.acquire()
         try:
-            future = self._threads.submit(lambda: self.manifest.product(self.ask(inputs, "serving_default")))
+            future = self._threads.submit(self.ask, inputs, "serving_default")
         except BaseException:
             self._slots.release()
             raise

@@ -47,7 +47,7 @@ class LocalPredictor:
         self.version = self.path.name
         self._servable = Servable(self.path)
 
-    def predict(self, ms: np.ndarray, pan: np.ndarray | None = None) -> np.ndarray:
+    def predict(self, ms: np.ndarray, pan: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Harmonises windows; may be called from several threads.
 
         Args:
@@ -55,12 +55,12 @@ class LocalPredictor:
           pan: uint16 codes [N, 2h, 2w, 1] where the model uses the panchromatic band.
 
         Returns:
-          uint16 codes [N, 3h, 3w, `manifest.product_bands`], 0 = no data.
+          As `serving.client.Client.predict`.
 
         Raises:
           ModelError: the windows do not fit the model.
         """
         try:
-            return self.manifest.product(self._servable.predict(self.manifest.inputs(ms, pan)))
+            return self._servable.predict(self.manifest.inputs(ms, pan))
         except RequestError as error:
             raise ModelError(f"the model refuses the windows: {error}. Received: ms={ms.shape}, {self.path}") from error

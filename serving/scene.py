@@ -7,16 +7,14 @@ takes a folder with a Landsat scene (its bands and MTL) or a manifest, puts it t
 process or on a server, and writes harmonised.tif and its quick-look harmonised.png.
 """
 
-import contextlib
 import logging
 import pathlib
 from collections.abc import Sequence
 
 from absl import flags
 
-from harmonize_tf import command, products, quicklook
+from harmonize_tf import command, predictors, products, quicklook
 from harmonize_tf.errors import FlagError, SceneError
-from harmonize_tf.products import Predictor
 from harmonize_tf.sources import Scene
 from harmonize_tf.sources.geotiff import GeoTiffSource
 
@@ -51,8 +49,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     given, out = _arguments(command.parse(FLAGS, argv))
     source = GeoTiffSource(given)
     scene = choose(source.scenes(), _SCENE.value)
-    with contextlib.ExitStack() as stack:
-        product = products.harmonize(source, scene, _predictor(stack), out, window=_WINDOW.value)
+    opened = predictors.served(_TARGET.value, _MODEL_NAME.value) if _TARGET.value else predictors.local(_MODEL.value)
+    with opened as predictor:
+        product = products.harmonize(source, scene, predictor, out, window=_WINDOW.value)
     rows, columns = product.grid.shape
     _log.info(
         "%s: %d x %d pixels, %d windows (%d without data), %.1f s, %.2f Mpx/s; quick-look %s",
@@ -109,17 +108,6 @@ def _check_figure(figure: pathlib.Path, out: pathlib.Path) -> None:
         raise FlagError(f"the picture is a PNG; end its name in .png. Received: figure={figure}")
     if figure.resolve() == out.with_suffix(".png").resolve():
         raise FlagError(f"that is where the quick-look goes; choose another name. Received: figure={figure}")
-
-
-def _predictor(stack: contextlib.ExitStack) -> Predictor:
-    if _TARGET.value:
-        from serving.client import Client
-
-        return stack.enter_context(Client(_TARGET.value, _MODEL_NAME.value))
-    # TensorFlow takes seconds to import; a client does without it.
-    from serving.local import LocalPredictor
-
-    return LocalPredictor(_MODEL.value)
 
 
 if __name__ == "__main__":

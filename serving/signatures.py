@@ -5,8 +5,9 @@
     tf_example       examples string [N], records as in training -> sentinel_ms uint16 [N,3h,3w,B]
     manifest         query uint8 [N], any values -> manifest uint8 [N,L], the manifest's JSON as UTF-8
 
-A model that was trained with --uncertainty also answers with "uncertainty", of the same shape and in the same code as
-"sentinel_ms": the standard deviation of its error.
+With every "sentinel_ms" comes "quality", uint8 [N,3h,3w,1]: bit 1 where there is data, bit 2 where the output, seen at
+30 m, is the measurement (`harmonize_tf.quality`). A model that was trained with --uncertainty also answers with
+"uncertainty", of the same shape and in the same code as "sentinel_ms": the standard deviation of its error.
 
 A pixel of 30 m with code 0 (or NaN) in any band is no data: its own 3x3 pixels of 10 m are no data, and no others.
 
@@ -21,7 +22,7 @@ too. It is bytes in a uint8 tensor because `tf.make_ndarray` cannot read strings
 import numpy as np
 import tensorflow as tf
 
-from harmonize_tf import radiometry, records
+from harmonize_tf import quality, radiometry, records
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.layers import repeat_pixels
@@ -83,20 +84,32 @@ def _forward(
 
 
 def _serving_default(harmonizer: Harmonizer, manifest: Manifest, *windows: tf.Tensor) -> Outputs:
-    ms, pan = _guarded(manifest, windows)
-    valid = tf.reduce_all(tf.not_equal(ms, 0), -1, keepdims=True)
+    codes, pan = _guarded(manifest, windows)
+    ms, valid = radiometry.decode(codes), tf.reduce_all(tf.not_equal(codes, 0), -1, keepdims=True)
     guide = (None, None) if pan is None else (radiometry.decode(pan), tf.not_equal(pan, 0))
-    outputs, seen = _forward(harmonizer, radiometry.decode(ms), valid, *guide), repeat_pixels(valid, 3)
-    return {alias: radiometry.encode(x, seen) for alias, x in outputs.items()}
+    outputs, seen = _forward(harmonizer, ms, valid, *guide), repeat_pixels(valid, 3)
+    outputs = {alias: radiometry.encode(x, seen) for alias, x in outputs.items()}
+    # Of the codes, which end where the code's range does.
+    return outputs | _quality(harmonizer, ms, valid, radiometry.decode(outputs["sentinel_ms"]))
 
 
 def _reflectance(harmonizer: Harmonizer, manifest: Manifest, *windows: tf.Tensor) -> Outputs:
     ms, pan = _guarded(manifest, windows)
     valid = tf.reduce_all(tf.math.is_finite(ms), -1, keepdims=True)
+    ms = tf.where(valid, ms, 0.0)
     pan_valid = None if pan is None else tf.math.is_finite(pan)
     pan = None if pan is None else tf.where(pan_valid, pan, 0.0)
-    outputs, seen = _forward(harmonizer, tf.where(valid, ms, 0.0), valid, pan, pan_valid), repeat_pixels(valid, 3)
-    return {alias: tf.where(seen, x, np.nan) for alias, x in outputs.items()}
+    outputs, seen = _forward(harmonizer, ms, valid, pan, pan_valid), repeat_pixels(valid, 3)
+    judged = _quality(harmonizer, ms, valid, outputs["sentinel_ms"])
+    return {alias: tf.where(seen, x, np.nan) for alias, x in outputs.items()} | judged
+
+
+def _quality(harmonizer: Harmonizer, ms: tf.Tensor, valid: tf.Tensor, output: tf.Tensor) -> Outputs:
+    """What may be said of an output: the bits of `harmonize_tf.quality`, [N,3h,3w,1]."""
+    error = tf.abs(harmonizer.degrade(output, tf.cast(valid, tf.float32)) - harmonizer.bandpass.apply(ms))
+    consistent = tf.reduce_all(error <= quality.TOLERANCE, -1, keepdims=True)
+    bits = tf.where(consistent, quality.DATA | quality.CONSISTENT, quality.DATA)
+    return {"quality": repeat_pixels(tf.cast(tf.where(valid, bits, 0), tf.uint8), 3)}
 
 
 def _tf_example(harmonizer: Harmonizer, manifest: Manifest, examples: tf.Tensor) -> Outputs:

@@ -52,11 +52,9 @@ class Smooth:
             out += 0.1 * pan[:, index[0].ravel()][:, :, index[1].ravel()]
         dn = np.clip(np.rint(out), 1, 65535) * valid.repeat(3, 1).repeat(3, 2)
         dn = dn.astype(np.uint16)
-        return (
-            np.concatenate([dn, np.where(dn > 0, dn // 2 + 1000, 0).astype(np.uint16)], -1)
-            if self.manifest.uncertainty
-            else dn
-        )
+        outputs = {"sentinel_ms": dn, "quality": (3 * (dn[..., :1] != 0)).astype(np.uint8)}
+        told = {"uncertainty": np.where(dn > 0, dn // 2 + 1000, 0).astype(np.uint16)}
+        return outputs | (told if self.manifest.uncertainty else {})
 
 
 @dataclasses.dataclass
@@ -102,7 +100,7 @@ def expected_whole(source, predictor):
         sources.read_onto(source, scene, bands, grid.at(pixel)) for bands, pixel in ((BANDS, 30.0), (["pan"], 15.0))
     )
     codes = [radiometry.encode(raster.values, raster.valid[..., None])[None] for raster in (ms, pan)]
-    return predictor.predict(*codes)[0], ms.valid
+    return predictor.predict(*codes)["sentinel_ms"][0], ms.valid
 
 
 @pytest.fixture(scope="module")
@@ -309,7 +307,7 @@ def test_a_scene_that_does_not_fit_the_model_is_refused_before_any_pixel_is_read
 def test_a_model_that_answers_with_another_shape_is_told(wedge, tmp_path):
     class Wrong(Smooth):
         def predict(self, ms, pan):
-            return super().predict(ms, pan)[:, :-1]
+            return {name: x[:, :-1] for name, x in super().predict(ms, pan).items()}
 
     with pytest.raises(ModelError, match="should answer with uint16"):
         run(wedge, tmp_path / "out.tif", Wrong())
@@ -390,7 +388,8 @@ def test_memory_does_not_grow_with_the_scene():
             manifest = Manifest("nearest", ("blue", "green", "red"), "toa", False, 0, 1, (1,) * 3,
                                 Bandpass((1,) * 3, (0,) * 3, ""))
             def predict(self, ms, pan):
-                return ms.repeat(3, 1).repeat(3, 2)
+                dn = ms.repeat(3, 1).repeat(3, 2)
+                return {"sentinel_ms": dn, "quality": np.full((*dn.shape[:3], 1), 3, np.uint8)}
 
         cog.CACHE = 16
         grid = Grid("EPSG:32633", 300010, 5000020, (30.0, 30.0), (cells, cells))

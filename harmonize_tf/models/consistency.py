@@ -39,6 +39,7 @@ class Consistency:
       sigma: the blur of each band, in 10 m pixels.
 
     Attributes:
+      blur: 30 m pixels beyond a pixel's own that it is blurred with.
       halo: 30 m pixels beyond a pixel's own that its correction depends on.
     """
 
@@ -54,11 +55,9 @@ class Consistency:
         # The eigenvalues lie between that of the finest pattern, along rows and columns, and that of a constant.
         lowest = min(_response(_lags(blur, repeat)).min() for blur in blurs) ** 2
         self._steps = _chebyshev(lowest, 1.0)
+        self.blur = self._degrade.radius
         self.halo = (
-            2 * self._degrade.radius
-            + self._inverse.radius
-            + self._upsample.radius
-            + len(self._steps) * self._blocks.radius
+            2 * self.blur + self._inverse.radius + self._upsample.radius + len(self._steps) * self._blocks.radius
         )
 
     def degrade(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:

@@ -205,7 +205,8 @@ class Harmonizer(keras.Model):
         base = (self._sharpen or self._bicubic).halo
         reach = base + self.generator.halo if self.kind == "resnet" else max(base, self.generator.halo)
         reach += self._consistency.halo if self.consistency == "exact" else 0
-        reach += math.ceil(self.spread.reach / FACTOR) if self.spread else 0
+        # What is said of an output looks at its surroundings: whether it is the measurement, and how uncertain it is.
+        reach += max(self._consistency.blur, math.ceil(self.spread.reach / FACTOR) if self.spread else 0)
         return self.multiple * math.ceil(reach / self.multiple)
 
     def _normalized(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:

@@ -186,7 +186,7 @@ def test_a_model_that_was_saved_before_there_were_other_networks_still_answers_t
     with zipfile.ZipFile(GOLDEN / "subpixel_0.keras") as archive:
         config = json.loads(archive.read("config.json"))["config"]
     assert not {"generator", "norm"} & set(config)
-    assert (model.kind, model.norm, model.halo, model.multiple) == ("subpixel", "none", 20, 1)
+    assert (model.kind, model.norm, model.halo, model.multiple) == ("subpixel", "none", 21, 1)
     answers = np.load(GOLDEN / "subpixel_0.npz")
     inputs = {name: tf.constant(answers[name]) for name in ("landsat_ms", "landsat_pan", "landsat_valid")}
     np.testing.assert_allclose(model(inputs), answers["output"], atol=1e-5)
@@ -247,5 +247,5 @@ def test_a_served_model_answers_as_the_trained_one(make, tmp_path):
     inputs = {"landsat_ms": radiometry.decode(ms), "landsat_valid": valid, "landsat_pan": radiometry.decode(pan)}
     direct = model({name: tf.constant(x.astype(np.float32)) for name, x in inputs.items()})
     expected = radiometry.encode(direct.numpy(), valid.repeat(3, 1).repeat(3, 2))
-    served = predictor.predict(ms, pan)
+    served = predictor.predict(ms, pan)["sentinel_ms"]
     assert np.abs(served.astype(int) - expected).max() <= 1 and len(np.unique(served)) > 100

@@ -91,18 +91,26 @@ def failing_first(times, code, details):
     return script
 
 
+def assert_same(answer, expected):
+    assert answer.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(answer[name], array)
+
+
 def test_client_gives_what_the_model_gives_in_this_process(client, local, windows):
     ms, pan = windows(n=2, h=12, w=10)
     through_server = client.predict(ms, pan)
-    np.testing.assert_array_equal(through_server, local.predict(ms, pan))
-    assert through_server.shape == (2, 36, 30, 4) and through_server.dtype == np.uint16
+    assert_same(through_server, local.predict(ms, pan))
+    codes, quality = through_server["sentinel_ms"], through_server["quality"]
+    assert codes.shape == (2, 36, 30, 4) and codes.dtype == np.uint16
+    assert quality.shape == (2, 36, 30, 1) and quality.dtype == np.uint8
 
 
 def test_client_reads_servers_that_answer_value_by_value(exported, local, windows):
     ms, pan = windows()
     with DevelopmentServer({"default": exported.directory}, as_content=False) as server:
         with Client(server.address) as client:
-            np.testing.assert_array_equal(client.predict(ms, pan), local.predict(ms, pan))
+            assert_same(client.predict(ms, pan), local.predict(ms, pan))
             assert client.manifest == local.manifest
 
 
@@ -134,7 +142,7 @@ def test_many_windows_are_under_way_at_once_and_no_more_than_allowed(scripted, w
 def test_answers_belong_to_their_windows_when_several_are_under_way(client, local, windows):
     inputs = [windows(seed=seed, h=9 + 3 * (seed % 3)) for seed in range(6)]
     for (ms, pan), future in zip(inputs, [client.predict_async(*pair) for pair in inputs], strict=True):
-        np.testing.assert_array_equal(future.result(), local.predict(ms, pan))
+        assert_same(future.result(), local.predict(ms, pan))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +154,7 @@ def test_answers_belong_to_their_windows_when_several_are_under_way(client, loca
 )
 def test_what_passes_by_waiting_is_asked_again(scripted, code, details, windows):
     servicer, client = scripted(failing_first(2, code, details))
-    assert client.predict(*windows())[0, 0, 0, 0] == 3
+    assert client.predict(*windows())["sentinel_ms"][0, 0, 0, 0] == 3
     assert servicer.calls == 3
 
 
@@ -185,7 +193,7 @@ def test_large_requests_and_answers_pass(scripted, windows):
     big = np.zeros((1, 1500, 1500, 4), np.uint16)  # 18 MB; gRPC's default limit is 4 MiB
     servicer, client = scripted(lambda *call: {"sentinel_ms": big})
     ms, pan = windows(h=900, w=800, nodata=False)
-    assert client.predict(ms, pan).shape == big.shape
+    assert client.predict(ms, pan)["sentinel_ms"].shape == big.shape
 
 
 def test_a_window_that_does_not_fit_is_refused_before_it_is_sent(scripted, windows):
@@ -196,7 +204,7 @@ def test_a_window_that_does_not_fit_is_refused_before_it_is_sent(scripted, windo
     with pytest.raises(ModelError, match="pan=None"):
         client.predict(ms)
     assert servicer.calls == 0
-    assert client.predict(ms, pan).shape == (1, 1, 1, 4)
+    assert client.predict(ms, pan)["sentinel_ms"].shape == (1, 1, 1, 4)
 
 
 def test_an_unreachable_server_is_told_in_time_with_the_remedy():
@@ -265,7 +273,7 @@ def test_a_server_that_is_restarted_is_waited_for(exported, local, windows):
     time.sleep(0.2)
     assert not future.done()
     with DevelopmentServer(models, port=port), client:
-        np.testing.assert_array_equal(future.result(), local.predict(ms, pan))
+        assert_same(future.result(), local.predict(ms, pan))
 
 
 def server_status(server, model="default"):

@@ -84,7 +84,7 @@ def test_the_codes_degraded_are_the_measurement_where_they_are_not_clipped(expor
     """
     ms, pan = windows(h=40, w=36)
     ms = np.where(ms == 0, ms, 2000 + ms // 5)
-    out = local.predict(ms, pan)[0]
+    out = local.predict(ms, pan)["sentinel_ms"][0]
     valid = (ms[0] != 0).all(-1)
     fine = valid.repeat(3, 0).repeat(3, 1)
     assert 1 < out[fine].min() and out[fine].max() < 65535
@@ -95,6 +95,39 @@ def test_the_codes_degraded_are_the_measurement_where_they_are_not_clipped(expor
     free.set_weights(exported.harmonizer.get_weights())
     low, _ = degradation.degrade(radiometry.decode(forward(free)(ms, pan).numpy()[0]), fine, local.manifest.sigma)
     assert np.abs(low - measured)[valid].max() > 1e-2
+
+
+def test_quality_tells_where_the_codes_degraded_are_the_measurement(local, servable, windows):
+    """Where values are clipped they are not: the one thing that breaks the guarantee."""
+    ms, pan = windows(h=40, w=36)
+    ms = np.where(ms == 0, ms, 2000 + ms // 5)
+    ms[:, 20:, 18:] = np.random.default_rng(3).integers(1, 400, (1, 20, 18, 4))  # darker than there are codes for
+    answer = local.predict(ms, pan)
+    valid = (ms[0] != 0).all(-1)
+    fine = valid.repeat(3, 0).repeat(3, 1)
+    low, _ = degradation.degrade(radiometry.decode(answer["sentinel_ms"][0]), fine, local.manifest.sigma)
+    error = np.abs(low - local.manifest.bandpass.apply(radiometry.decode(ms[0]))).max(-1)
+    assert error[valid].max() > 1.1e-3  # some are clipped, or the test shows nothing
+    sure = np.abs(error - 1e-3) > 1e-6
+    expected = np.where(valid, 1 + 2 * (error <= 1e-3), 0).repeat(3, 0).repeat(3, 1)
+    bits = answer["quality"][0, ..., 0]
+    where = sure.repeat(3, 0).repeat(3, 1)
+    np.testing.assert_array_equal(bits[where], expected[where])
+    assert set(np.unique(bits)) == {0, 1, 3}
+    floats = {k: np.where(x == 0, np.float32("nan"), radiometry.decode(x)) for k, x in _named(ms, pan).items()}
+    unclipped = servable.predict(floats, "reflectance")["quality"][0, ..., 0]
+    np.testing.assert_array_equal(unclipped, np.where(fine, 3, 0))
+
+
+def _named(ms, pan):
+    return {"landsat_ms": ms, "landsat_pan": pan}
+
+
+def test_a_model_without_consistency_says_so_in_its_quality(make_harmonizer, windows):
+    free = make_harmonizer(consistency="none")
+    functions = signatures.build(free, export.describe(free, "free", {}))
+    bits = functions["serving_default"](*map(tf.constant, windows(nodata=False)))["quality"].numpy()
+    assert (bits & 1).all() and (bits & 2 == 0).mean() > 0.5
 
 
 def test_no_data_marks_its_own_pixels_and_no_others(servable, windows):
@@ -327,7 +360,9 @@ def test_push_exports_a_trained_model_with_its_flags(make_harmonizer, tmp_path, 
     assert predictor.manifest.provenance["blessed"].endswith("every rule is kept")
     assert predictor.manifest.multiple == 2 and predictor.version.isdecimal()
     ms, _ = windows()
-    np.testing.assert_array_equal(predictor.predict(ms), LocalPredictor(predictor.path).predict(ms))
+    np.testing.assert_array_equal(
+        predictor.predict(ms)["sentinel_ms"], LocalPredictor(predictor.path).predict(ms)["sentinel_ms"]
+    )
 
 
 def test_push_tells_what_is_wrong_with_its_flags(tmp_path):
@@ -387,12 +422,13 @@ def test_a_model_that_tells_its_uncertainty_serves_it(make_harmonizer, tmp_path,
     predictor = LocalPredictor(tmp_path / "model")
     ms, pan = windows(1, 12, 16)
     answer = predictor.predict(ms, pan)
+    told = answer["uncertainty"]
     assert predictor.manifest.product_bands[4:] == tuple(f"{b}_uncertainty" for b in predictor.manifest.bands)
-    assert answer.shape == (1, 36, 48, 8) and answer.dtype == np.uint16
-    np.testing.assert_array_equal(answer[..., 4:] == 0, answer[..., :4] == 0)
+    assert told.shape == (1, 36, 48, 4) and told.dtype == np.uint16
+    np.testing.assert_array_equal(told == 0, answer["sentinel_ms"] == 0)
     valid = np.all(ms != 0, -1, keepdims=True)
     inputs = {"landsat_ms": radiometry.decode(ms), "landsat_valid": valid.astype(np.float32)}
     inputs |= {"landsat_pan": radiometry.decode(pan), "landsat_pan_valid": (pan != 0).astype(np.float32)}
     _, sigma = model.judged({name: tf.constant(x) for name, x in inputs.items()})
-    there = answer[..., 4:] > 0
-    np.testing.assert_allclose(radiometry.decode(answer[..., 4:])[there], sigma.numpy()[there], atol=0.6e-4)
+    there = told > 0
+    np.testing.assert_allclose(radiometry.decode(told)[there], sigma.numpy()[there], atol=0.6e-4)

@@ -61,7 +61,7 @@ def whole(manifest, local):
     for bands, pixel in ((BANDS, 30.0), (["pan"], 15.0)):
         raster = sources.read_onto(source, landsat, bands, grid.at(pixel))
         codes.append(radiometry.encode(raster.values, raster.valid[..., None])[None])
-    return local.predict(*codes)[0]
+    return local.predict(*codes)["sentinel_ms"][0]
 
 
 @pytest.mark.parametrize("window", [23, 64, 256])

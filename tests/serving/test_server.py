@@ -75,7 +75,7 @@ def test_predict_answers_with_model_version_and_signature(stub, exported, local,
         "signatureName": "serving_default",
     }
     codes = tf.make_ndarray(response.outputs["sentinel_ms"])
-    np.testing.assert_array_equal(codes, local.predict(*inputs.values()))
+    np.testing.assert_array_equal(codes, local.predict(*inputs.values())["sentinel_ms"])
 
 
 def test_tensorflows_own_way_of_sending_is_understood(stub, local, windows):
@@ -84,7 +84,7 @@ def test_tensorflows_own_way_of_sending_is_understood(stub, local, windows):
     for alias, array in inputs.items():
         request.inputs[alias].CopyFrom(tf.make_tensor_proto(array))
     codes = tf.make_ndarray(stub.Predict(request).outputs["sentinel_ms"])
-    np.testing.assert_array_equal(codes, local.predict(*inputs.values()))
+    np.testing.assert_array_equal(codes, local.predict(*inputs.values())["sentinel_ms"])
 
 
 def test_every_wrong_predict_request_gets_the_code_and_words_of_the_real_server(stub, windows):
@@ -137,7 +137,7 @@ def test_every_wrong_predict_request_gets_the_code_and_words_of_the_real_server(
         (
             request_of(good, outputs=["zzz"]),
             Code.INVALID_ARGUMENT,
-            "output tensor alias not found in signature: zzz Outputs expected to be in the set {sentinel_ms}.",
+            "output tensor alias not found in signature: zzz Outputs expected to be in the set {quality,sentinel_ms}.",
         ),
         (
             request_of(good, outputs=["sentinel_ms"] * 2),

@@ -1,0 +1,39 @@
+"""The model that scenes go through: in this process, or on a server.
+
+What runs models is `serving`'s, which this package does not import: it is looked up by name when a command asks for it,
+as `harmonize COMMAND` looks up the command's module. A client needs no TensorFlow, a model in this process does.
+"""
+
+import contextlib
+import importlib
+from collections.abc import Iterator
+
+from harmonize_tf.products import Predictor
+
+
+@contextlib.contextmanager
+def local(directory: str) -> Iterator[Predictor]:
+    """An exported model in this process.
+
+    Args:
+      directory: RUN/serving/NAME, whose newest version is taken, or one version's folder.
+
+    Raises:
+      ModelError: there is none that can be loaded.
+    """
+    yield importlib.import_module("serving.local").LocalPredictor(directory)
+
+
+@contextlib.contextmanager
+def served(target: str, name: str) -> Iterator[Predictor]:
+    """A model on a server, one version of it for as long as the context lasts.
+
+    Args:
+      target: host:port.
+      name: the model's name there.
+
+    Raises:
+      ServerError: no server answers, or it has no such model.
+    """
+    with importlib.import_module("serving.client").Client(target, name) as client:
+        yield client
