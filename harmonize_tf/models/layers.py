@@ -74,6 +74,8 @@ def bent(x: tf.Tensor, valid: tf.Tensor | None = None, slope: float = 0.0) -> tf
       valid: 0 or 1, of the type of `x`; None where everything is.
       slope: below zero.
     """
+    if valid is None and not slope:
+        return tf.nn.relu(x)  # whose gradient is that already
 
     @tf.custom_gradient
     def function(x: tf.Tensor) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
@@ -181,9 +183,10 @@ class ResidualBlock(keras.layers.Layer):
         self.first.build(input_shape)
         self.second.build(input_shape)
 
-    def call(self, x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
-        """Maps [N, h, w, filters], zero where `valid` [N, h, w, 1] is, to the same."""
-        return (x + self.second(bent(self.first(x), valid))) * valid
+    def call(self, x: tf.Tensor, valid: tf.Tensor | None) -> tf.Tensor:
+        """Maps [N, h, w, filters], zero where `valid` [N, h, w, 1] is, to the same; None where everything is valid."""
+        x += self.second(bent(self.first(x), valid))
+        return x if valid is None else x * valid
 
     def get_config(self) -> dict[str, object]:
         """Returns the arguments."""

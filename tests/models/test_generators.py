@@ -64,3 +64,23 @@ def test_detail_is_unbounded(scale):
     generator, (ms, pan, valid) = make_generator(scale), make_inputs(16, 16)
     generator.head.kernel.assign(generator.head.kernel * 1e3)
     assert np.abs(generator(ms, pan, valid)).max() > 100
+
+
+@pytest.mark.parametrize("scale", [3, 2])
+def test_an_image_without_gaps_takes_a_shorter_way_to_the_same_detail_and_gradients(scale):
+    """A single gap, far beyond the halo of the first image, sends a batch the long way."""
+    generator = make_generator(scale)
+    inputs = [tf.concat([x, x], 0) for x in make_inputs(24, 20)]
+    gap = np.ones((2, 24, 20, 1), np.float32)
+    gap[1, 5, 5] = 0
+
+    @tf.function(autograph=False)
+    def run(ms, pan, valid):
+        with tf.GradientTape() as tape:
+            detail = generator(ms, pan, valid)
+            loss = tf.reduce_sum(detail[0] ** 2)
+        return [detail[0], *tape.gradient(loss, generator.trainable_variables)]
+
+    short, long = run(*inputs), run(*inputs[:2], tf.constant(gap))
+    for a, b in zip(short, long, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
