@@ -16,6 +16,7 @@ COMMANDS = {
     "samples": ("harmonize_tf.sources.samples", "fetch real sample scenes into a cache"),
     "check": ("harmonize_tf.check", "tell what is wrong with scenes, records or a model before they are used"),
     "export": ("beam_jobs.export_pairs", "paired patches from scenes to TFRecords, by Apache Beam"),
+    "fetch": ("beam_jobs.fetch", "what a job wrote into a bucket, to this machine"),
     "statistics": ("beam_jobs.compute_statistics", "what is in an export, and what is wrong with it"),
     "estimate-blur": ("harmonize_tf.estimate_blur", "measure how much blurrier than Sentinel-2 Landsat is"),
     "train": ("trainer.task", "train a model on exported patches"),

@@ -16,7 +16,7 @@ from harmonize_tf.workflow import Step
 # Each command leaves what the real one does; "--fail" or a file named like the step makes it fail.
 STUB = """
 import json, pathlib, sys
-name, *flags = sys.argv[1:]
+name, *flags = (part.replace("file://", "") for part in sys.argv[1:])
 flag = dict(f.lstrip("-").split("=", 1) for f in flags if "=" in f)
 if "--fail" in flags:
     sys.exit(3)
@@ -27,6 +27,9 @@ if name == "export":
     (out / "plan.jsonl").write_text(json.dumps({"landsat": {"id": "L <1>"}, "sentinel": {"id": "S1"}, "patches": [{}]}))
 if name == "statistics":
     out = pathlib.Path(flag["out"]); out.mkdir(exist_ok=True); (out / "statistics.pbtxt").write_text("")
+if name == "fetch":
+    import shutil
+    shutil.copytree(flags[0], flags[1], dirs_exist_ok=True)
 if name == "train":
     out = pathlib.Path(flag["model_dir"]); out.mkdir(exist_ok=True); (out / "model.keras").write_text(str(flags))
 if name == "evaluate":
@@ -71,6 +74,17 @@ def test_a_run_does_every_step_once_and_then_what_another_flag_or_input_changes(
     assert done(tmp_path, "--export=--source=other", "--train=--steps=2") == ALL
     assert done(tmp_path, f"--flagfile={tmp_path / 'flags.txt'}") == []
     assert sorted(path.name for path in (tmp_path / "serving" / "m").iterdir()) == ["1", "2", "3"]
+
+
+def test_what_beam_makes_in_a_bucket_is_fetched_when_it_was_made_anew(commands, tmp_path):
+    flags = [f"--bucket=file://{tmp_path / 'bucket'}", "--export=--runner=DataflowRunner"]
+    through = ["export", "statistics", "fetch", "fetch"]
+    assert done(tmp_path, *flags, "--export=--source=stub") == [*through, *ALL[2:]]
+    assert (tmp_path / "bucket" / "examples" / "plan.jsonl").is_file()
+    assert (tmp_path / "examples" / "plan.jsonl").is_file()
+    assert done(tmp_path, *flags, "--export=--source=stub") == []
+    assert done(tmp_path, *flags, "--export=--source=stub", "--train=--steps=2") == ALL[2:]
+    assert done(tmp_path, *flags, "--export=--source=other", "--train=--steps=2") == [*through, *ALL[2:]]
 
 
 @pytest.mark.parametrize("number, step", enumerate(["statistics", "evaluate", "push"]))
