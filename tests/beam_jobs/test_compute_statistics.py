@@ -10,7 +10,7 @@ import pytest
 from google.protobuf import text_format
 from tensorflow_metadata.proto.v0 import schema_pb2, statistics_pb2
 
-from beam_jobs import compute_statistics
+from beam_jobs import compute_statistics, export_pairs
 from beam_jobs.folder import Folder
 from harmonize_tf import records
 from harmonize_tf.errors import DatasetError, FlagError, HarmonizeError, RecordError
@@ -28,6 +28,13 @@ def write(folder, by_split) -> str:
             out.write(f"{split}/{shard:05}-of-{SHARDS:05}.tfrecord.gz", content)
     out.write("dataset_info.json", json.dumps(ground_pairs.info(by_split)).encode())
     return str(folder)
+
+
+def test_a_simulated_export_raises_nothing(tmp_path):
+    (tmp_path / "small.json").write_text('{"size": 7200}')
+    flags = [f"--scenes={tmp_path / 'small.json'}", "--source=simulated", "--split=0.6,0.2,0.2", "--split_block=1920"]
+    export_pairs.main([*flags, f"--out={tmp_path / 'examples'}"])
+    assert run(tmp_path / "examples", tmp_path / "statistics")["anomalies"] == []
 
 
 def run(data, out, *flags) -> dict:

@@ -147,6 +147,14 @@ def test_the_difference_of_swapped_bands_is_seen_the_other_way_round():
     assert np.tanh(seen(ground, other)[0, 2]) == pytest.approx(r, abs=1e-6)
 
 
+def test_bands_that_show_the_same_are_not_told_apart():
+    """Else the blurs of the sensors would be compared, which differ from band to band."""
+    rng = np.random.default_rng(0)
+    field, blur = rng.normal(size=(1000, 1)), 1e-3 * rng.normal(size=(1000, 1))
+    a, b = (x - x.mean(0) for x in (field + blur * [1, -1], field + blur * [-1, 1]))
+    assert contrasts(a.T @ b, a.T @ a, b.T @ b) == {}
+
+
 def test_detail_is_that_of_second_differences():
     image = np.random.default_rng(0).integers(1000, 3000, (9, 15, 1), np.uint16)
     clear = np.ones((3, 5), bool)
