@@ -6,6 +6,7 @@ can be set in the environment as well, which then decides.
 
 import contextlib
 import functools
+import logging
 import os
 import pathlib
 import re
@@ -104,6 +105,20 @@ def base_name(path: str) -> str:
     return pathlib.PurePosixPath(shown(path)).name
 
 
+def _unsigned(text: str) -> str:
+    """A message without the signatures of the URLs in it."""
+    return re.sub(r"(/[^\s?]*)\?[^\s,;()]+", r"\1", text)
+
+
+def _log_unsigned(record: logging.LogRecord) -> bool:
+    """GDAL warns of what it asks again for, by its URL."""
+    record.msg, record.args = _unsigned(record.getMessage()), ()
+    return True
+
+
+logging.getLogger("rasterio._env").addFilter(_log_unsigned)
+
+
 def unreadable(path: str, reason: Any) -> SceneError:
     """What went wrong with a file, in one line with the remedy.
 
@@ -113,7 +128,8 @@ def unreadable(path: str, reason: Any) -> SceneError:
     """
     while getattr(reason, "__cause__", None):
         reason = reason.__cause__
-    text = " ".join(str(reason).split()).replace(path, shown(path))
+    text = " ".join(str(reason).split())
+    text = _unsigned(text) if "://" in path else text
     code = int((re.search(r"(?:response code: |^)(\d{3})\b", text) or [0, 0])[1])
     if "Range downloading not supported" in text:
         remedy = "the server sends whole files only; fetch the scene and give its folder"
