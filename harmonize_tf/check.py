@@ -1,6 +1,7 @@
 """Tells what is wrong with scenes, examples or a model before they are used.
 
     harmonize check SCENES.json LANDSAT_FOLDER RUN/examples RUN/serving/subpixel RUN/training/model.keras
+    harmonize check LANDSAT.tar https://HOST/SCENE_MTL.txt gs://BUCKET/SCENE
 
 Prints a line for each thing looked at: "ok:", "note:" (allowed, yet often a mistake) or "wrong:". What is given
 together has to fit together: a model is held against the scenes and the examples beside it. Exit status 2 when
@@ -78,20 +79,19 @@ class Report:
         print(f"wrong: {error}", flush=True)
 
 
-def check(paths: Sequence[pathlib.Path], report: Report) -> None:
-    """Looks at everything, then at whether it fits together."""
+def check(given: Sequence[str], report: Report) -> None:
+    """Looks at everything, paths and URLs, then at whether it fits together."""
     data: list[Data] = []
     models: list[Model] = []
-    for path in paths:
+    for each in given:
+        path = pathlib.Path(each)
         try:
-            if not path.exists():
-                raise FlagError(f"there is nothing at this path; correct it. Received: {path}")
             if (path / "dataset_info.json").is_file():
                 data.append(_examples(path, report))
             elif (manifest := _model_manifest(path)) is not None:
                 models.append(_model(path, manifest, report))
             else:
-                data.extend(_scenes(path, report))
+                data.extend(_scenes(each, report))
         except HarmonizeError as error:
             report.error(error)
     for model in models:
@@ -127,7 +127,7 @@ def fit(model: Model, data: Data) -> None:
         )
 
 
-def _scenes(path: pathlib.Path, report: Report) -> list[Data]:
+def _scenes(path: str, report: Report) -> list[Data]:
     """Checks every scene and pair at a path; returns the Landsat scenes that can be used."""
     declared, pairs = geotiff.find(path)
     scenes: list[Scene] = []
@@ -250,9 +250,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """
     paths = command.parse(FLAGS, argv)
     if not paths:
-        raise FlagError("name what to check: manifests, Landsat folders, examples, models. Received: no path")
+        raise FlagError("name what to check: manifests, Landsat scenes, examples, models. Received: no path")
     report = Report()
-    check([pathlib.Path(path) for path in paths], report)
+    check(paths, report)
     if report.wrong:
         raise HarmonizeError(
             f"what is listed above as wrong cannot be used; mend it and check again. "

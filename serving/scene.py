@@ -79,7 +79,7 @@ def choose(scenes: Sequence[Scene], wanted: str | None) -> Scene:
     )
 
 
-def _arguments(positional: Sequence[str]) -> tuple[pathlib.Path, pathlib.Path]:
+def _arguments(positional: Sequence[str]) -> tuple[str, pathlib.Path]:
     """Checks what can be checked before anything is opened."""
     if len(positional) != 2:
         raise FlagError(
@@ -90,9 +90,7 @@ def _arguments(positional: Sequence[str]) -> tuple[pathlib.Path, pathlib.Path]:
             "expected either --model (a folder) or --target (a server). "
             f"Received: model={_MODEL.value}, target={_TARGET.value}"
         )
-    given, out = map(pathlib.Path, positional)
-    if not given.exists():
-        raise FlagError(f"expected a Landsat scene's folder or a manifest. Received: {given}, which is not there")
+    given, out = positional[0], pathlib.Path(positional[1])
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise FlagError(f"the product is a GeoTIFF; end its name in .tif. Received: {out}")
     for path in (out, pathlib.Path(_FIGURE.value or out)):

@@ -59,6 +59,7 @@ L1_MTL = """GROUP = LANDSAT_METADATA_FILE
     LANDSAT_PRODUCT_ID = "{id}"
     PROCESSING_LEVEL = "L1TP"
     COLLECTION_NUMBER = {collection}
+{names}
   END_GROUP = PRODUCT_CONTENTS
   GROUP = IMAGE_ATTRIBUTES
     SPACECRAFT_ID = "LANDSAT_8"
@@ -83,15 +84,21 @@ L2_GROUPS = {
         "SUN_ELEVATION": "30.0",
     },
     "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS": {},
+    "LEVEL1_PROCESSING_RECORD": {},
     "LEVEL1_RADIOMETRIC_RESCALING": {},
 }
 
 
 def landsat_folder(folder, level="L1TP", collection="02"):
-    """A Landsat folder: six bands, with L1TP the panchromatic one too, and QA_PIXEL; returns its id."""
+    """A Landsat folder: six bands, with L1TP the panchromatic one too, and QA_PIXEL; returns its id.
+
+    Other files that the MTL names are not there.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     name = f"LC08_{level}_010010_20230723_20230730_02_T1"
     prefix = "SR_B" if level == "L2SP" else "B"
+    names = {f"FILE_NAME_BAND_{band}": f"{name}_{prefix}{band}.TIF" for band in range(1, 9 - (level == "L2SP"))}
+    names["FILE_NAME_QUALITY_L1_PIXEL"] = f"{name}_QA_PIXEL.TIF"
     for band in range(2, 8):
         dn = numbers(1, seed=band, low=8000, high=14_000)
         write_raster(folder / f"{name}_{prefix}{band}.TIF", dn, left=300_015.0, top=5_700_015.0, pixel=30.0)
@@ -104,11 +111,13 @@ def landsat_folder(folder, level="L1TP", collection="02"):
         write_raster(folder / f"{name}_B8.TIF", dn, left=300_007.5, top=5_700_022.5, pixel=15.0)
         keys = {"MULT": "2.0000E-05", "ADD": "-0.100000"}
         factors = "\n".join(f"    REFLECTANCE_{k}_BAND_{b} = {v}" for k, v in keys.items() for b in range(1, 10))
-        (folder / f"{name}_MTL.txt").write_text(L1_MTL.format(id=name, factors=factors, collection=collection))
+        texts = {"names": "\n".join(f'    {key} = "{value}"' for key, value in names.items()), "factors": factors}
+        (folder / f"{name}_MTL.txt").write_text(L1_MTL.format(id=name, collection=collection, **texts))
     else:
         groups = json.loads(json.dumps(L2_GROUPS))
-        groups["PRODUCT_CONTENTS"]["LANDSAT_PRODUCT_ID"] = name
+        groups["PRODUCT_CONTENTS"] |= {"LANDSAT_PRODUCT_ID": name} | names
         # Level-1's keys come first and have other values: they must not be taken.
+        groups["LEVEL1_PROCESSING_RECORD"] = {key: "LC08_L1TP_B.TIF" for key in names}
         for group, (scale, offset) in {
             "LEVEL1_RADIOMETRIC_RESCALING": ("2.0000E-05", "-0.1"),
             "LEVEL2_SURFACE_REFLECTANCE_PARAMETERS": ("2.75e-05", "-0.2"),

@@ -6,6 +6,7 @@ import zipfile
 import numpy as np
 import pytest
 import tiny_examples
+import web
 from scene_files import FOUR, declare, landsat_folder, numbers, write_manifest, write_raster
 
 from harmonize_tf import check
@@ -49,6 +50,16 @@ def test_sound_scenes_are_described(tmp_path, capsys):
     assert f"scene {name}: landsat, toa, 90 x 80 pixels of 30 in EPSG:32633" in line
     assert "quality qa_pixel" in line
     assert "pan 0." in line
+
+
+def test_scenes_elsewhere_are_described_as_well(tmp_path, capsys):
+    name = landsat_folder(tmp_path)
+    with web.serve(tmp_path) as server:
+        lines, error = run(capsys, f"{server.url}/{name}_MTL.txt")
+        assert error is None
+        assert f"ok: scene {name}: landsat, toa" in lines["ok"][0]
+        lines, _ = run(capsys, f"{server.url}/none_MTL.txt")
+        assert "there is no such file" in lines["wrong"][0]
 
 
 def test_every_wrong_scene_is_told_and_the_sound_ones_too(tmp_path, capsys):

@@ -22,7 +22,7 @@ harmonize_tf.errors harmonize_tf.geometry harmonize_tf.manifest harmonize_tf.met
 harmonize_tf.metrics.consistency harmonize_tf.metrics.distribution harmonize_tf.metrics.sharpness
 harmonize_tf.metrics.edges harmonize_tf.metrics.hallucination harmonize_tf.metrics.intervals harmonize_tf.metrics.opensr
 harmonize_tf.metrics.reference harmonize_tf.metrics.scatter harmonize_tf.metrics.strata harmonize_tf.metrics.structure
-harmonize_tf.metrics.sums
+harmonize_tf.metrics.sums harmonize_tf.mgrs
 harmonize_tf.pairing harmonize_tf.pansharpen harmonize_tf.patches harmonize_tf.products harmonize_tf.quality
 harmonize_tf.quicklook harmonize_tf.radiometry harmonize_tf.records harmonize_tf.sensors harmonize_tf.sources
 harmonize_tf.sources.degraded harmonize_tf.sources.geotiff harmonize_tf.sources.samples

@@ -1,4 +1,4 @@
-"""Scenes in local files: a manifest (`scene_manifest`), or Landsat scene folders with their MTL (`landsat_mtl`)."""
+"""Scenes in raster files, here or elsewhere: by a manifest (`scene_manifest`), or by Landsat's MTL (`landsat_mtl`)."""
 
 import os
 import pathlib
@@ -13,9 +13,11 @@ from harmonize_tf import pairing, radiometry
 from harmonize_tf.errors import SceneError
 from harmonize_tf.geometry import Grid
 from harmonize_tf.quality import CLEAR
-from harmonize_tf.sources import Raster, Scene, landsat_mtl, scene_manifest
+from harmonize_tf.sources import Raster, Scene, folders, landsat_mtl, rasters, scene_manifest
+from harmonize_tf.sources.folders import Folder
 from harmonize_tf.sources.scene_manifest import QualityFile, SceneFiles
 
+MANIFEST = "manifest.json"
 SATURATED = 65535  # Landsat Level-1 and Level-2, and Sentinel-2, in 16 bits
 # Pixels on a side, and how many windows along each diagonal of a scene, in which its values are looked at.
 PROBE, PROBES = 32, 5
@@ -24,10 +26,10 @@ PLAUSIBLE = (-0.1, 2.0)
 
 
 class GeoTiffSource:
-    """Scenes in local raster files.
+    """Scenes in raster files.
 
     Headers are read, and values sampled, when it is made; so what is wrong with a scene shows before anything runs.
-    Files are opened anew for each read: windows of any size cost their own memory, and threads share nothing.
+    Local files are opened anew for each read: windows of any size cost their own memory, and threads share nothing.
 
     Saturated pixels (65535 in 16 bits) are no data in Sentinel-2; in Landsat they keep their value, a lower bound,
     and are not clear: bright cloud stays cloud.
@@ -37,8 +39,9 @@ class GeoTiffSource:
         """Opens scenes.
 
         Args:
-          *paths: manifests (.json), folders that hold a `manifest.json` or a Landsat scene with its MTL, or folders
-            of such folders.
+          *paths: manifests (.json), Landsat's MTL files beside their bands, folders or tar files that hold one of
+            these, or folders of such folders and tar files; for a manifest or an MTL its URL will do (https://, gs://),
+            and for a folder in a bucket.
           max_days: greatest distance in time of scenes that are paired without a manifest's word.
 
         Raises:
@@ -48,7 +51,7 @@ class GeoTiffSource:
         self._files: dict[str, SceneFiles] = {}
         self._pairs: list[Sequence[str]] | None = None
         for path in paths:
-            declared, pairs = find(pathlib.Path(path))
+            declared, pairs = find(path)
             for scene, folder in declared:
                 self._add(open_scene(scene, folder))
             if pairs is not None:
@@ -102,39 +105,47 @@ class GeoTiffSource:
         return [declared_pair(pair, self.scenes()) for pair in self._pairs or ()]
 
 
-Declared = tuple[Mapping[str, Any], pathlib.Path]
+Declared = tuple[Mapping[str, Any], Folder]
 """A scene as a manifest declares it, and the folder that its paths are relative to."""
 
 
-def find(path: pathlib.Path) -> tuple[list[Declared], list[Sequence[str]] | None]:
+def find(path: str | os.PathLike) -> tuple[list[Declared], list[Sequence[str]] | None]:
     """What there is at a path of `GeoTiffSource`: scenes as declared, and the pairs of ids or None.
 
     Raises:
       SceneError: there is nothing, or a manifest or MTL file cannot be read.
     """
-    if path.is_dir() and (path / "manifest.json").is_file():
-        path = path / "manifest.json"
-    if not path.is_dir():
-        scenes, pairs = scene_manifest.load(path)
-        return [(scene, path.parent) for scene in scenes], pairs
-    if mtl := landsat_mtl.find(path):
-        return [(landsat_mtl.declare(file), path) for file in mtl], None
-    below = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _holds_scenes(folder)]
+    folder, name = folders.locate(path)
+    mtl = [name] if name and landsat_mtl.is_mtl(name) else []
+    if name is None:
+        names = folder.names()
+        name = MANIFEST if MANIFEST in names else None
+        mtl = [] if name else landsat_mtl.find(names)
+    if mtl:
+        return [(landsat_mtl.declare(folder, file), folder) for file in mtl], None
+    if name:
+        scenes, pairs = scene_manifest.load(folder, name)
+        return [(scene, folder) for scene in scenes], pairs
+    here = isinstance(folder, folders.Directory)
+    below = [other for other in sorted(folder.path.iterdir()) if _holds_scenes(other)] if here else []
     if not below:
         raise SceneError(
-            f"{path}: expected a manifest.json, a Landsat scene with its *_MTL.txt, or folders of these; give one of "
-            f"them. Received: {', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'an empty folder'}"
+            f"{folder}: expected a manifest.json, a Landsat scene with its *_MTL.txt, or folders of these; give one of "
+            f"them. Received: {', '.join(names[:5]) or 'an empty folder'}"
         )
-    scenes, pairs = zip(*(find(folder) for folder in below), strict=True)
+    scenes, pairs = zip(*(find(other) for other in below), strict=True)
     declared = [pair for some in pairs for pair in some or ()]
     return [scene for some in scenes for scene in some], None if all(some is None for some in pairs) else declared
 
 
-def _holds_scenes(folder: pathlib.Path) -> bool:
-    return (folder / "manifest.json").is_file() or bool(landsat_mtl.find(folder))
+def _holds_scenes(path: pathlib.Path) -> bool:
+    if not path.is_dir():
+        return path.suffix.lower() == ".tar"
+    names = folders.Directory(path).names()
+    return MANIFEST in names or bool(landsat_mtl.find(names))
 
 
-def open_scene(declared: Mapping[str, Any], folder: pathlib.Path) -> SceneFiles:
+def open_scene(declared: Mapping[str, Any], folder: Folder) -> SceneFiles:
     """Holds a declared scene against its files' headers and some of their values.
 
     Raises:
@@ -165,21 +176,20 @@ def _read(path: str, indexes: Sequence[int], native: Grid, window: Grid) -> tupl
     """Digital numbers [band, height, width] of a window, and where it lies within the file; 0 beyond."""
     offset = window.offset_in(native)
     if offset is None:
-        raise SceneError(f"{path}: a window must lie on the native grid, {native}. Received: window={window}")
+        raise SceneError(
+            f"{rasters.shown(path)}: a window must lie on the native grid, {native}. Received: window={window}"
+        )
     start = np.maximum(offset, 0)
     stop = np.minimum(np.add(offset, window.shape), native.shape)
     inside = np.zeros(window.shape, bool)
-    with scene_manifest.open_raster(path) as raster:
+    with rasters.open_raster(path) as raster:
         dn = np.zeros((len(indexes), *window.shape), raster.dtypes[indexes[0] - 1])
         if (start < stop).all():
             rows, columns = (slice(a - o, b - o) for a, b, o in zip(start, stop, offset, strict=True))
             try:
                 part = raster.read(list(indexes), window=Window.from_slices(*zip(start, stop, strict=True)))
             except rasterio.errors.RasterioError as error:
-                raise SceneError(
-                    f"{path}: the file is truncated or damaged; fetch it again. "
-                    f"Received: {error.__cause__ or error}, rows {start[0]} to {stop[0]}"
-                ) from error
+                raise rasters.unreadable(path, error) from error
             dn[:, rows, columns], inside[rows, columns] = part, True
     return dn, inside
 
@@ -234,7 +244,7 @@ def _probe(files: SceneFiles) -> None:
         median = float(np.median(values))
         if not PLAUSIBLE[0] <= median <= PLAUSIBLE[1]:
             raise SceneError(
-                f"scene {files.scene.id}, {pathlib.Path(file.path).name}: the median reflectance of {band} is "
+                f"scene {files.scene.id}, {rasters.base_name(file.path)}: the median reflectance of {band} is "
                 f"{median:.4g}, expected {PLAUSIBLE[0]} to {PLAUSIBLE[1]}; correct scale and offset. "
                 f"Received: scale={file.encoding.scale:g}, offset={file.encoding.offset:g}"
             )

@@ -1,6 +1,6 @@
 """The manifest of local scenes: which files hold which bands, and what their numbers mean.
 
-A JSON object, paths relative to the manifest:
+A JSON object, paths relative to the manifest, or URLs (https://, gs://):
 
     {"version": 1,
      "scenes": [
@@ -25,7 +25,6 @@ import dataclasses
 import datetime
 import json
 import math
-import pathlib
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,6 +38,8 @@ from harmonize_tf.geometry import Grid
 from harmonize_tf.quality import CLEAR
 from harmonize_tf.sensors import Encoding
 from harmonize_tf.sources import Scene
+from harmonize_tf.sources.folders import Folder
+from harmonize_tf.sources.rasters import base_name, open_raster
 
 VERSION = 1
 SCENE_KEYS = {"id", "sensor", "level", "files", "spacecraft", "product", "time", "sun", "view", "processing_baseline"}
@@ -80,27 +81,26 @@ class SceneFiles:
     quality: tuple[QualityFile, ...]
 
 
-def load(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[list[str]] | None]:
+def load(folder: Folder, name: str) -> tuple[list[dict[str, Any]], list[list[str]] | None]:
     """Reads a manifest's JSON: the scenes as declared, and the pairs of ids or None.
 
     Raises:
       SceneError: the file cannot be read, is no JSON, or no manifest of this version.
     """
+    path = f"{folder}/{name}"
     try:
-        manifest = json.loads(path.read_text())
-    except OSError as error:
-        raise SceneError(f"cannot read the manifest; check the path. Received: {path} ({error.strerror})") from error
+        manifest = json.loads(folder.text(name))
     except ValueError as error:
         raise SceneError(f"{path}: expected JSON; mend it. Received: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("version") != VERSION or not manifest.get("scenes"):
         received = {k: v for k, v in manifest.items() if k == "version"} if isinstance(manifest, dict) else "no object"
         raise SceneError(f'{path}: expected {{"version": {VERSION}, "scenes": [...]}}. Received: {received}')
-    _refuse_unknown(manifest, {"version", "scenes", "pairs"}, str(path))
+    _refuse_unknown(manifest, {"version", "scenes", "pairs"}, path)
     _check_form(manifest, path)
     return manifest["scenes"], manifest.get("pairs")
 
 
-def _check_form(manifest: Mapping[str, Any], path: pathlib.Path) -> None:
+def _check_form(manifest: Mapping[str, Any], path: str) -> None:
     """Holds lists and objects against the form that this file's docstring shows."""
     scenes = _are(manifest["scenes"], dict, f"{path}: scenes")
     for scene in scenes:
@@ -123,12 +123,12 @@ def _are(values: Any, kind: type, where: str) -> list:
     return values
 
 
-def open_scene(declared: Mapping[str, Any], folder: pathlib.Path) -> SceneFiles:
+def open_scene(declared: Mapping[str, Any], folder: Folder) -> SceneFiles:
     """Holds a declared scene against the headers of its files.
 
     Args:
       declared: one scene of a manifest.
-      folder: what paths are relative to.
+      folder: where its files are.
 
     Raises:
       SceneError: a key is missing or wrong, a file cannot be opened, or does not hold what is declared.
@@ -173,11 +173,11 @@ def _scene(declared: Mapping[str, Any], grids: Mapping[str, Grid], where: str) -
 
 
 def _open_file(
-    file: Mapping[str, Any], declared: Mapping[str, Any], folder: pathlib.Path, where: str
+    file: Mapping[str, Any], declared: Mapping[str, Any], folder: Folder, where: str
 ) -> list[tuple[str, BandFile]]:
     """The used bands of one raster, after its header was held against what is declared."""
-    path = folder / _required(file, "path", f"{where}, a file")
-    where = f"{where}, {path.name}"
+    path = folder.raster(_required(file, "path", f"{where}, a file"))
+    where = f"{where}, {base_name(path)}"
     _refuse_unknown(file, FILE_KEYS, where)
     names = _required(file, "bands", where)
     _required(file, "scale", where, "give the factor from digital numbers to reflectance, such as 1e-4")
@@ -203,15 +203,15 @@ def _open_file(
     if not all(math.isfinite(s) and s for s in scales):
         raise SceneError(f"{where}: a scale is a number other than 0. Received: scale={file['scale']}")
     return [
-        (name, BandFile(str(path), i + 1, Encoding(scales[i], offsets[i], nodata[i]), grid))
+        (name, BandFile(path, i + 1, Encoding(scales[i], offsets[i], nodata[i]), grid))
         for i, name in enumerate(names)
         if name is not None
     ]
 
 
-def _open_quality(declared: Mapping[str, Any], folder: pathlib.Path, where: str) -> QualityFile:
-    path = folder / _required(declared, "path", f"{where}, quality")
-    where = f"{where}, {path.name}"
+def _open_quality(declared: Mapping[str, Any], folder: Folder, where: str) -> QualityFile:
+    path = folder.raster(_required(declared, "path", f"{where}, quality"))
+    where = f"{where}, {base_name(path)}"
     _refuse_unknown(declared, {"path", "band", "kind", "crs"}, where)
     _one_of(declared, "kind", CLEAR, where)
     with open_raster(path) as raster:
@@ -222,20 +222,7 @@ def _open_quality(declared: Mapping[str, Any], folder: pathlib.Path, where: str)
         if np.issubdtype(dtype, np.integer) != integers:
             form = "integers, as delivered" if integers else "floating-point numbers from 0 to 1"
             raise SceneError(f"{where}: {declared['kind']} are {form}; convert the file. Received: dtype={dtype}")
-        return QualityFile(str(path), index, declared["kind"], _grid(raster, declared.get("crs"), where))
-
-
-def open_raster(path: str | pathlib.Path) -> Any:
-    """Opens a raster for reading.
-
-    Raises:
-      SceneError: it is missing, truncated or no raster.
-    """
-    try:
-        return rasterio.open(path)
-    except rasterio.errors.RasterioError as error:
-        missing = "" if pathlib.Path(path).exists() else "there is no such file; "
-        raise SceneError(f"{path}: cannot be opened as a raster; {missing}fetch it again. Received: {error}") from error
+        return QualityFile(path, index, declared["kind"], _grid(raster, declared.get("crs"), where))
 
 
 def _check_descriptions(

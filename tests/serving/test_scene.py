@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 import rasterio
+import web
 from rio_cogeo import cog_validate
 
 from harmonize_tf import geometry, quicklook, radiometry, sources
@@ -83,6 +84,12 @@ def test_a_server_gives_the_same_product_as_the_model_in_this_process(manifest, 
             assert image.tags()["MODEL_VERSION"] == exported.version.name
 
 
+def test_a_scene_on_a_web_server_gives_the_product_that_its_folder_gives(manifest, exported, whole, tmp_path):
+    with web.serve(manifest.parent) as server:
+        scene.main([f"{server.url}/{manifest.name}", str(tmp_path / "out.tif"), f"--model={exported.version}"])
+    assert np.abs(read(tmp_path / "out.tif").astype(int) - whole).max() <= 1
+
+
 def test_the_pictures_are_written_beside_the_product(manifest, exported, tmp_path):
     out, figure = tmp_path / "out.tif", tmp_path / "compared.png"
     scene.main([str(manifest), str(out), f"--model={exported.directory}", f"--figure={figure}"])
@@ -122,7 +129,7 @@ def test_a_scene_that_does_not_fit_the_model_is_refused(declared, message, expor
         (["{scene}"], FlagError, "a scene and the GeoTIFF"),
         (["{scene}", "{tmp}/out.tif"], FlagError, "either --model"),
         (["{scene}", "{tmp}/out.tif", "--model=a", "--target=b"], FlagError, "either --model"),
-        (["{tmp}/none", "{tmp}/out.tif", "--model=a"], FlagError, "not there"),
+        (["{tmp}/none", "{tmp}/out.tif", "--model=a"], SceneError, "nothing at this path"),
         (["{scene}", "{tmp}/out.jpg", "--model=a"], FlagError, "end its name in .tif"),
         (["{scene}", "{tmp}/none/out.tif", "--model=a"], FlagError, "does not exist"),
         (["{scene}", "{tmp}/out.tif", "--model=a", "--figure={tmp}/out.png"], FlagError, "choose another"),

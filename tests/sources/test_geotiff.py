@@ -291,7 +291,7 @@ def test_a_crs_is_assigned_only_where_there_is_none(tmp_path):
         ("{", "expected JSON"),
         ("[]", "version"),
         ('{"version": 2, "scenes": [1]}', "'version': 2"),
-        (None, "cannot read"),
+        (None, "nothing at this path"),
     ],
 )
 def test_manifests_that_are_none_are_refused(text, message, tmp_path):

@@ -57,11 +57,33 @@ def test_a_folder_may_hold_level_1_and_level_2_and_both_forms_of_an_mtl_file(tmp
     landsat_folder(tmp_path, "L2SP")
     assert sorted(scene.level for scene in GeoTiffSource(tmp_path).scenes()) == ["sr", "toa"]
     text = next(tmp_path.glob("*_MTL.txt"))
-    groups = landsat_mtl._groups(text)
+    groups = landsat_mtl._groups(text.read_text(), text.name)
     text.with_suffix(".json").write_text(json.dumps({"LANDSAT_METADATA_FILE": groups}))
     assert sorted(scene.level for scene in GeoTiffSource(tmp_path).scenes()) == ["sr", "toa"]
     text.unlink()
     assert sorted(scene.level for scene in GeoTiffSource(tmp_path).scenes()) == ["sr", "toa"]
+
+
+def test_files_have_the_names_that_their_mtl_gives_them(tmp_path):
+    name = landsat_folder(tmp_path)
+    red = raw(tmp_path / f"{name}_B4.TIF")
+    (tmp_path / f"{name}_B4.TIF").rename(tmp_path / "RED.tif")
+    edit(tmp_path, f'"{name}_B4.TIF"', '"red.TIF"')
+    source = GeoTiffSource(tmp_path)
+    scene = source.scenes()[0]
+    values = source.read(scene, ["red"], scene.grid).values[..., 0]
+    np.testing.assert_allclose(values, (red * 2e-5 - 0.1) / 0.5, atol=1e-6)
+
+
+def test_where_the_mtl_names_no_files_or_they_were_renamed_they_have_its_own_name(tmp_path):
+    name = landsat_folder(tmp_path / "renamed")
+    for path in (tmp_path / "renamed").iterdir():
+        path.rename(path.with_name(path.name.replace(name, "lake").lower()))
+    landsat_folder(tmp_path / "old")
+    edit(tmp_path / "old", "FILE_NAME", "NAME")
+    for folder in ("renamed", "old"):
+        scene = GeoTiffSource(tmp_path / folder).scenes()[0]
+        assert (scene.id, set(scene.grids)) == (name, {*sensors.BANDS, "pan"})
 
 
 @pytest.mark.parametrize(
