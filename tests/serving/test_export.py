@@ -193,6 +193,15 @@ def order(name):
     return ["serving_default", "reflectance", "tf_example", "manifest"].index(name)
 
 
+def test_no_output_is_a_string_and_every_one_has_an_answer_recorded(in_bfloat16):
+    """Strings in `tensor_content` end in an error in TensorFlow's own clients."""
+    served = Servable(in_bfloat16).signatures
+    for log in warmup_logs(in_bfloat16):
+        outputs = served[log.request.model_spec.signature_name].outputs
+        assert all(tf.as_dtype(info.dtype) != tf.string for info in outputs.values())
+        assert outputs.keys() == log.response.outputs.keys()
+
+
 def test_versions_rise_even_within_a_second_and_beyond_the_clock(make_harmonizer, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_verify", lambda path: None)
     harmonizer = make_harmonizer(uses_pan=False)
@@ -241,9 +250,16 @@ def test_verification_finds_answers_that_differ_by_more_than_rounding(exported, 
         verify.verify(rewritten(exported.version, tmp_path / "2", add(2)))
 
 
+def rename_first(logs):
+    logs[0].request.model_spec.signature_name = "nope"
+
+
 def test_verification_wants_a_record_for_each_signature_and_undamaged_variables(exported, tmp_path):
     with pytest.raises(ModelError, match="none for manifest"):
         verify.verify(rewritten(exported.version, tmp_path / "1", lambda logs: logs.pop()))
+    failing = rewritten(exported.version, tmp_path / "3", rename_first)
+    with pytest.raises(ModelError, match='cannot be loaded .Serving signature key "nope" not found'):
+        verify.verify(failing)
     path = shutil.copytree(exported.version, tmp_path / "2")
     (path / "variables" / "variables.data-00000-of-00001").write_bytes(b"short")
     with pytest.raises(ModelError, match=f"cannot be loaded.*{path}"):
@@ -376,6 +392,12 @@ def _padded(image, window, factor):
     inside = image[0, max(top, 0) : top + out.shape[1], max(left, 0) : left + out.shape[2]]
     out[0, max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
     return out
+
+
+def test_bfloat16_is_told_where_the_hardware_has_none_of_it(in_bfloat16, monkeypatch, caplog):
+    monkeypatch.setattr("serving.local.fastest", lambda: ("float32", "the CPU has no such instructions"))
+    LocalPredictor(in_bfloat16)
+    assert "computes in bfloat16, which is slow here: the CPU has no such instructions" in caplog.text
 
 
 def test_push_in_auto_takes_what_is_fastest_here(make_harmonizer, tmp_path, monkeypatch):
