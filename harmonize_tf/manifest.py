@@ -10,6 +10,7 @@ import numpy as np
 import harmonize_tf
 from harmonize_tf.errors import ModelError
 from harmonize_tf.radiometry import Bandpass
+from harmonize_tf.sensors import CODE
 
 UNCERTAINTY = "_uncertainty"  # what a band's name is followed by
 
@@ -30,6 +31,9 @@ class Manifest:
       consistency: "exact" where the output, degraded, is the measurement; "none" where that is not promised.
       nir: Sentinel-2's band behind "nir", "B8" or "B8A".
       uncertainty: whether it also answers with "uncertainty", the standard deviation of the output's error.
+      precision: what its network computes in, "float32" or "bfloat16"; everything else is float32.
+      scale: reflectance of a step of the codes that go in and come out.
+      offset: reflectance of code 0, were it not "no data".
       schema: version of the records that the signature `tf_example` reads.
       package_version: version of harmonize_tf that exported it.
       provenance: what made it: fingerprint of the trained model, its flags.
@@ -46,6 +50,9 @@ class Manifest:
     consistency: str = "none"
     nir: str = "B8"
     uncertainty: bool = False
+    precision: str = "float32"
+    scale: float = CODE.scale
+    offset: float = CODE.offset
     schema: int = 1
     package_version: str = harmonize_tf.__version__
     provenance: Mapping[str, str] = dataclasses.field(default_factory=dict)
@@ -82,18 +89,25 @@ class Manifest:
         """Reads what `to_json` wrote; keys of later versions are ignored.
 
         Raises:
-          ModelError: it is not JSON, or not a manifest.
+          ModelError: it is not JSON, not a manifest, or of a model whose codes are not this release's.
         """
         try:
             values: dict[str, Any] = json.loads(text)
             known = {field.name: values[field.name] for field in dataclasses.fields(cls) if field.name in values}
             known["bandpass"] = _bandpass(values["bandpass"])
-            return cls(**known | {"bands": tuple(values["bands"]), "sigma": tuple(map(float, values["sigma"]))})
+            read = cls(**known | {"bands": tuple(values["bands"]), "sigma": tuple(map(float, values["sigma"]))})
         except (ValueError, KeyError, TypeError) as error:
             raise ModelError(
                 f"a model's manifest must be JSON with the fields of harmonize_tf.manifest.Manifest ({error!r}). "
                 f"Received: {text[:80]!r}. Export the model again with `harmonize push`."
             ) from error
+        if (read.scale, read.offset) != (CODE.scale, CODE.offset):
+            raise ModelError(
+                f"codes mean reflectance = code * {CODE.scale} + {CODE.offset} here, and something else to the model "
+                f"{read.name!r}. Received: scale={read.scale}, offset={read.offset}. Take the release of harmonize_tf "
+                f"that exported it ({read.package_version}), or export it again with `harmonize push`."
+            )
+        return read
 
 
 def _check_window(name: str, array: np.ndarray | None, shape: tuple[int | None, ...], what: str) -> None:

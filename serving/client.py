@@ -1,40 +1,35 @@
-"""A model on a server - tensorflow_model_server's or the development server - as a predictor; needs no TensorFlow.
+"""A model on servers - tensorflow_model_server's or the development server - as a predictor; needs no TensorFlow.
 
     with Client("localhost:8500", "subpixel") as client:
         sentinel = client.predict(ms, pan)["sentinel_ms"]
+
+    Client("gpu1:8500,gpu2:8500", "subpixel")  # take turns
+    Client("gpu1:8500", "subpixel", credentials=tls("ca.pem"))
 
 The version found when the client connects is asked for in every request, so that one client never mixes the answers of
 two: a scene cannot have a seam where a server went over to the next version.
 """
 
+import logging
 import os
+import pathlib
 import random
 import threading
 import time
 import types
-from collections.abc import Callable
 from concurrent import futures
 from typing import Any
 
 import grpc
 import numpy as np
 
-from harmonize_tf.errors import HarmonizeError, ServerError
+from harmonize_tf.errors import FlagError, HarmonizeError, ServerError
 from harmonize_tf.manifest import Manifest
 from serving import messages, tensors
+from serving.fleet import Fleet
 
-_UINT16 = 17
-_MIB = 1 << 20
-_CHANNEL_OPTIONS = (
-    # A response of 3h x 3w x B is soon above gRPC's 4 MiB.
-    ("grpc.max_receive_message_length", -1),
-    ("grpc.max_send_message_length", -1),
-    # gRPC's own transparent retries silently skip requests larger than this (256 KiB by default).
-    ("grpc.per_rpc_retry_buffer_size", 64 * _MIB),
-    # Finds out about a dead connection while a request is under way; servers allow no more than 5 minutes' idle pings.
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.keepalive_timeout_ms", 20_000),
-)
+_UINT16, _UINT8 = 17, 4
+_log = logging.getLogger("harmonize.serving")
 # Seconds between attempts: doubled each time, up to the last.
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
@@ -45,11 +40,39 @@ def _is_transient(error: grpc.RpcError) -> bool:
     return error.code() is grpc.StatusCode.UNAVAILABLE or no_thread
 
 
+def tls(
+    ca: str | os.PathLike | None, certificate: str | os.PathLike | None = None, key: str | os.PathLike | None = None
+) -> grpc.ChannelCredentials:
+    """Credentials for servers that speak TLS (tensorflow_model_server's --ssl_config_file).
+
+    Args:
+      ca: file with the PEM certificates of those whose signature on a server's certificate is trusted; None: the
+        public ones that gRPC knows.
+      certificate: file with the PEM certificate by which the client shows who it is, where servers want to know.
+      key: file with its private key, PEM.
+
+    Raises:
+      FlagError: a file cannot be read, or one of certificate and key is missing.
+    """
+    if (certificate is None) != (key is None):
+        raise FlagError(
+            "a client shows who it is by a certificate and its key; give both files or none. "
+            f"Received: certificate={certificate}, key={key}"
+        )
+    try:
+        pem = [None if path is None else pathlib.Path(path).read_bytes() for path in (ca, key, certificate)]
+    except OSError as error:
+        raise FlagError(
+            f"expected a PEM file that can be read ({error.strerror}). Received: {error.filename}. Give another."
+        ) from error
+    return grpc.ssl_channel_credentials(*pem)
+
+
 class Client:
-    """One version of one model on a server. Safe to use from several threads; a context manager.
+    """One version of one model on one server or several. Safe to use from several threads; a context manager.
 
     Attributes:
-      target: "host:port" of the server.
+      target: "host:port" of the server, or several separated by commas.
       model: the model's name there.
       version: the version that this client asks for.
       manifest: what the model is.
@@ -64,17 +87,20 @@ class Client:
         timeout: float = 120.0,
         connect_timeout: float = 10.0,
         in_flight: int | None = None,
+        credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         """Connects and learns what the model is.
 
         Args:
-          target: "host:port", or any other gRPC name.
+          target: "host:port", or any other gRPC name; several separated by commas take turns, as do the addresses
+            that a name has.
           model: the model's name on the server; "default" is tensorflow_model_server's own default.
-          version: None takes the newest there is now.
+          version: None takes the newest there is now on any of the servers.
           timeout: seconds for one window, repetitions included.
           connect_timeout: seconds to wait for the server.
           in_flight: windows sent before the first is answered; None: 2 for each core here, at most 8. (A server that
             is not told otherwise takes 4 for each of its cores.)
+          credentials: for servers that speak TLS, see `tls`.
 
         Raises:
           ServerError: no server answers, it has no such model, or the model is no Harmonizer.
@@ -84,11 +110,7 @@ class Client:
         in_flight = in_flight or min(8, 2 * (os.cpu_count() or 1))
         self._slots = threading.BoundedSemaphore(in_flight)
         self._threads = futures.ThreadPoolExecutor(in_flight, thread_name_prefix="predict")
-        self._channel = grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
-        self._predict = self._method("Predict", messages.PredictRequest, messages.PredictResponse)
-        self._metadata = self._method(
-            "GetModelMetadata", messages.GetModelMetadataRequest, messages.GetModelMetadataResponse
-        )
+        self._fleet = Fleet(target, credentials)
         try:
             signatures = self._connect()
             self.manifest = self._fetch_manifest(signatures)
@@ -133,17 +155,13 @@ class Client:
         Raises:
           ServerError: the server cannot be reached, or refuses.
         """
-        request = self._addressed(messages.PredictRequest())
-        request.model_spec.signature_name = signature_name
-        for alias, array in inputs.items():
-            tensors.encode(array, request.inputs[alias])
-        response = self._call(self._predict, request)
+        response = self._response(inputs, signature_name)
         return {alias: tensors.decode(proto) for alias, proto in response.outputs.items()}
 
     def close(self) -> None:
         """Waits for what is under way and closes the connection."""
         self._threads.shutdown()
-        self._channel.close()
+        self._fleet.close()
 
     def __enter__(self) -> "Client":
         return self
@@ -151,17 +169,21 @@ class Client:
     def __exit__(self, kind: type | None, error: BaseException | None, trace: types.TracebackType | None) -> None:
         self.close()
 
-    def _method(self, name: str, request: Any, response: Any) -> Callable[..., Any]:
-        return self._channel.unary_unary(
-            f"/tensorflow.serving.PredictionService/{name}",
-            request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString,
-        )
+    def _response(self, inputs: dict[str, np.ndarray], signature_name: str) -> Any:
+        request = self._addressed(messages.PredictRequest())
+        request.model_spec.signature_name = signature_name
+        for alias, array in inputs.items():
+            tensors.encode(array, request.inputs[alias])
+        return self._call("predict", request)
 
     def _connect(self) -> Any:
         """The model's signatures; fixes the version."""
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
-        response = self._call(self._metadata, self._addressed(request))
+        response = self._call("metadata", self._addressed(request))
+        if self.version is None and len(self._fleet.servers) > 1:
+            # While servers go over to a new version, that is the one which stays.
+            others = self._fleet.all_metadata(self._addressed(request), self._timeout)
+            response = max([response, *others], key=lambda answer: answer.model_spec.version.value)
         self.version = response.model_spec.version.value
         return messages.SignatureDefMap.FromString(response.metadata["signature_def"].value).signature_def
 
@@ -173,24 +195,33 @@ class Client:
                 f"signature {' and no '.join(sorted(missing))}. Received: signatures={','.join(sorted(signatures))}. "
                 "Name another model."
             )
-        answer = self.ask({"query": np.zeros(1, np.uint8)}, "manifest")
-        return Manifest.from_json(answer["manifest"][0].tobytes())
+        response = self._response({"query": np.zeros(1, np.uint8)}, "manifest")
+        if not response.outputs["manifest"].tensor_content:
+            _log.warning(
+                "%s answers value by value, which takes twenty times as long to read: start tensorflow_model_server "
+                "with --enable_serialization_as_tensor_content=true",
+                self.target,
+            )
+        return Manifest.from_json(tensors.decode(response.outputs["manifest"])[0].tobytes())
 
     def _check_signature(self, signature: Any) -> None:
-        """Compares what the graph takes with what the manifest says, before the first pixel is read."""
-        served = {
-            alias: (info.dtype, tuple(dim.size for dim in info.tensor_shape.dim))
-            for alias, info in signature.inputs.items()
-        }
-        expected = {"landsat_ms": (_UINT16, (-1, -1, -1, len(self.manifest.bands)))}
+        """Compares what the graph takes and gives with what the manifest says, before the first pixel is read."""
+        bands = (_UINT16, (-1, -1, -1, len(self.manifest.bands)))
+        inputs, outputs = {"landsat_ms": bands}, {"sentinel_ms": bands, "quality": (_UINT8, (-1, -1, -1, 1))}
         if self.manifest.uses_pan:
-            expected["landsat_pan"] = (_UINT16, (-1, -1, -1, 1))
-        if served != expected:
-            raise ServerError(
-                f"the model {self.model!r} at {self.target} takes other inputs than its manifest says (bands "
-                f"{', '.join(self.manifest.bands)}, uses_pan={self.manifest.uses_pan}): expected {expected}. "
-                f"Received: {served}. Export it again with `harmonize push`."
-            )
+            inputs["landsat_pan"] = (_UINT16, (-1, -1, -1, 1))
+        if self.manifest.uncertainty:
+            outputs["uncertainty"] = bands
+        for kind, expected, infos in (("takes", inputs, signature.inputs), ("gives", outputs, signature.outputs)):
+            served = {
+                alias: (info.dtype, tuple(dim.size for dim in info.tensor_shape.dim)) for alias, info in infos.items()
+            }
+            if served != expected:
+                raise ServerError(
+                    f"the model {self.model!r} at {self.target} {kind} something else than its manifest says (bands "
+                    f"{', '.join(self.manifest.bands)}, uses_pan={self.manifest.uses_pan}): expected {expected}. "
+                    f"Received: {served}. Export it again with `harmonize push`."
+                )
 
     def _addressed(self, request: Any) -> Any:
         request.model_spec.name = self.model
@@ -198,15 +229,26 @@ class Client:
             request.model_spec.version.value = self.version
         return request
 
-    def _call(self, method: Callable[..., Any], request: Any) -> Any:
-        """Sends a request, again and again while the trouble may pass and there is time."""
-        deadline, wait = time.monotonic() + self._timeout, _FIRST_WAIT
+    def _call(self, method: str, request: Any) -> Any:
+        """Sends a request, again and again while the trouble may pass and there is time.
+
+        Another server is asked at once, one that has failed before after a pause.
+        """
+        deadline, wait, lacking = time.monotonic() + self._timeout, _FIRST_WAIT, set()
         while True:
+            server = self._fleet.turn(without=lacking)
             try:
-                return method(request, timeout=max(0.0, deadline - time.monotonic()), wait_for_ready=True)
+                return getattr(server, method)(request, timeout=max(0.0, deadline - time.monotonic()))
             except grpc.RpcError as error:
+                if error.code() is grpc.StatusCode.NOT_FOUND:  # while a fleet goes over to a version, some lack it
+                    lacking.add(server)
+                if not _is_transient(error) and not (server in lacking and set(self._fleet.servers) - lacking):
+                    raise self._explained(error) from error
+                server.rest()
+                if self._fleet.awake(without=lacking):
+                    continue
                 pause = wait * random.uniform(0.5, 1.0)  # spreads the threads; no result depends on it
-                if not _is_transient(error) or time.monotonic() + pause > deadline:
+                if time.monotonic() + pause > deadline:
                     raise self._explained(error) from error
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT)
@@ -217,8 +259,8 @@ class Client:
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             if not hasattr(self, "manifest"):
                 return ServerError(
-                    f"no model server answers within {self._timeout:g} s. {where}. Start one with `harmonize serve`, "
-                    "or check host, port and firewall."
+                    f"no model server answers within {self._timeout:g} s ({details}). {where}. Start one with "
+                    "`harmonize serve`, or check host, port, firewall, and whether it speaks TLS."
                 )
             return ServerError(
                 f"the model server gave no answer within {self._timeout:g} s ({code.name}: {details}). {where}. Take "

@@ -29,11 +29,15 @@ from harmonize_tf.blessing import Blessing
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.models.harmonizer import Harmonizer, load
+from harmonize_tf.precision import fastest
 from harmonize_tf.sensors import BANDS
 from serving import signatures, tensors
 from serving.local import MANIFEST_FILE
 from serving.model_store import versions
 from serving.servable import WARMUP_FILE
+
+# Not float16: a detail beyond its range, which a cloud brings, would be infinite.
+PRECISIONS = ("float32", "bfloat16")
 
 FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string("model", None, "The trained model, RUN/training/model.keras.", flag_values=FLAGS)
@@ -52,6 +56,13 @@ _WARMUP_SIZE = flags.DEFINE_integer(
     "warmup_size", 64, "Side of the window that a server is warmed with, pixels of 30 m.", 1, flag_values=FLAGS
 )
 
+_PRECISION = flags.DEFINE_enum(
+    "precision", "float32", ["auto", *PRECISIONS],
+    "What the network computes in; radiometry and consistency are float32 always. auto: bfloat16 where this machine's "
+    "hardware multiplies it, right where the model is served on machines of this kind. Others are slower with it.",
+    flag_values=FLAGS,
+)  # fmt: skip
+
 _log = logging.getLogger("harmonize.serving")
 
 
@@ -62,6 +73,7 @@ def export_harmonizer(
     name: str | None = None,
     provenance: Mapping[str, str] | None = None,
     warmup_size: int = 64,
+    precision: str = "float32",
 ) -> pathlib.Path:
     """Adds a version to a served model's folder.
 
@@ -71,6 +83,7 @@ def export_harmonizer(
       name: the model's name in its manifest; None: the folder's name.
       provenance: what made the model, for the manifest.
       warmup_size: side of the window in the warm-up requests, pixels of 30 m.
+      precision: what the network is to compute in, one of `PRECISIONS`, whatever it was trained in.
 
     Returns:
       The version's folder; its name is the UTC time in seconds, and larger than all there were.
@@ -80,6 +93,8 @@ def export_harmonizer(
         nothing is left behind then.
     """
     directory = pathlib.Path(directory).absolute()
+    check(harmonizer)
+    harmonizer = harmonizer.in_precision(precision)
     manifest = describe(harmonizer, name or directory.name, provenance or {})
     _check_successor(manifest, directory)
     version = max(int(time.time()), max(_taken(directory), default=0) + 1)
@@ -98,11 +113,11 @@ def export_harmonizer(
     return directory / str(version)
 
 
-def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -> Manifest:
-    """The manifest of a trained model.
+def check(harmonizer: Harmonizer) -> None:
+    """Tells whether a model can be served.
 
     Raises:
-      ModelError: it is no Harmonizer, or its bands are not known ones in the order of wavelength.
+      ModelError: it is no Harmonizer, its bands are not known ones in the order of wavelength, or no halo is enough.
     """
     if not isinstance(harmonizer, Harmonizer):
         raise ModelError(
@@ -119,6 +134,10 @@ def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -
             "a model whose pixels depend on the whole image is not served, because no window of a scene would equal "
             f"the whole. Received: norm={harmonizer.norm}. Train with norm=none; `harmonize evaluate` takes this one."
         )
+
+
+def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -> Manifest:
+    """The manifest of a model that can be served."""
     return Manifest(
         name=name,
         bands=tuple(harmonizer.bands),
@@ -131,6 +150,7 @@ def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -
         consistency=harmonizer.consistency,
         nir=harmonizer.nir,
         uncertainty=harmonizer.spread is not None,
+        precision=harmonizer.generator.compute_dtype,
         schema=records.SCHEMA,
         provenance=provenance,
     )
@@ -245,9 +265,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     harmonizer, model = load(_MODEL.value), pathlib.Path(_MODEL.value)
     provenance = _provenance(model)
     provenance["blessed"] = _blessed(model, provenance["sha256"])
-    serving_dir = _SERVING_DIR.value
+    serving_dir, chosen, reason = _SERVING_DIR.value, _PRECISION.value, "as asked"
+    if chosen == "auto":
+        chosen, reason = fastest()
+    _log.info("precision %s: %s", chosen, reason)
+    settings = {"warmup_size": _WARMUP_SIZE.value, "precision": chosen}
     try:
-        path = export_harmonizer(harmonizer, serving_dir, provenance=provenance, warmup_size=_WARMUP_SIZE.value)
+        path = export_harmonizer(harmonizer, serving_dir, provenance=provenance, **settings)
     except (OSError, tf.errors.OpError) as error:
         reason = (str(error) or repr(error)).splitlines()[0]
         raise FlagError(

@@ -1,14 +1,17 @@
 """A model run in this process: what `serving.client` is without a server."""
 
+import logging
 import pathlib
 
 import numpy as np
 
 from harmonize_tf.errors import ModelError
 from harmonize_tf.manifest import Manifest
+from harmonize_tf.precision import fastest
 from serving.model_store import versions
 from serving.servable import RequestError, Servable
 
+_log = logging.getLogger("harmonize.serving")
 MANIFEST_FILE = pathlib.PurePath("assets.extra", "harmonize.json")
 
 
@@ -45,6 +48,9 @@ class LocalPredictor:
             )
         self.manifest = Manifest.from_json((self.path / MANIFEST_FILE).read_bytes())
         self.version = self.path.name
+        best, reason = fastest()
+        if self.manifest.precision not in ("float32", best):
+            _log.warning("%s computes in %s, which is slow here: %s", self.path, self.manifest.precision, reason)
         self._servable = Servable(self.path)
 
     def predict(self, ms: np.ndarray, pan: np.ndarray | None = None) -> dict[str, np.ndarray]:

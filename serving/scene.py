@@ -7,6 +7,7 @@ takes a folder with a Landsat scene (its bands and MTL) or a manifest, puts it t
 process or on a server, and writes harmonised.tif and its quick-look harmonised.png.
 """
 
+import contextlib
 import logging
 import pathlib
 from collections.abc import Sequence
@@ -22,8 +23,17 @@ FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
     "model", None, "Exported model, RUN/serving/NAME (its newest version) or one version.", flag_values=FLAGS
 )
-_TARGET = flags.DEFINE_string("target", None, "Server to ask instead, host:port.", flag_values=FLAGS)
+_TARGET = flags.DEFINE_string(
+    "target", None, "Server to ask instead, host:port; several separated by commas take turns.", flag_values=FLAGS
+)
 _MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name on the server.", flag_values=FLAGS)
+_TLS_CA = flags.DEFINE_string(
+    "tls_ca", None, "PEM file of those who sign the server's certificate; TLS is then spoken.", flag_values=FLAGS
+)
+_TLS_CERTIFICATE = flags.DEFINE_string(
+    "tls_certificate", None, "PEM file by which the client shows who it is, where the server asks.", flag_values=FLAGS
+)
+_TLS_KEY = flags.DEFINE_string("tls_key", None, "PEM file with its private key.", flag_values=FLAGS)
 _SCENE = flags.DEFINE_string("scene", None, "Id of the scene, where IN holds several.", flag_values=FLAGS)
 _WINDOW = flags.DEFINE_integer(
     "window",
@@ -49,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     given, out = _arguments(command.parse(FLAGS, argv))
     source = GeoTiffSource(given)
     scene = choose(source.scenes(), _SCENE.value)
-    opened = predictors.served(_TARGET.value, _MODEL_NAME.value) if _TARGET.value else predictors.local(_MODEL.value)
-    with opened as predictor:
+    with _predictor() as predictor:
         product = products.harmonize(source, scene, predictor, out, window=_WINDOW.value)
     rows, columns = product.grid.shape
     _log.info(
@@ -60,6 +69,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if _FIGURE.value:
         quicklook.compare(source, scene, out, pathlib.Path(_FIGURE.value))
+
+
+def _predictor() -> contextlib.AbstractContextManager[products.Predictor]:
+    if not _TARGET.value:
+        return predictors.local(_MODEL.value)
+    pem = {"ca": _TLS_CA.value, "certificate": _TLS_CERTIFICATE.value, "key": _TLS_KEY.value}
+    return predictors.served(_TARGET.value, _MODEL_NAME.value, **pem)
 
 
 def choose(scenes: Sequence[Scene], wanted: str | None) -> Scene:

@@ -44,6 +44,15 @@ def test_a_missing_field_is_named():
         Manifest.from_json(json.dumps(values))
 
 
+@pytest.mark.parametrize("changes", [{"scale": 2.75e-5}, {"offset": 0.0}])
+def test_a_model_of_other_codes_is_refused(changes):
+    """Sentinel-2's codes before processing baseline 04.00 had no offset."""
+    values = json.loads(MANIFEST.to_json())
+    assert (values["scale"], values["offset"]) == (1e-4, -0.1)
+    with pytest.raises(ModelError, match="code \\* 0.0001 \\+ -0.1 here.*Received: scale="):
+        Manifest.from_json(json.dumps(values | changes))
+
+
 def window(*shape, dtype=np.uint16):
     return np.ones(shape, dtype)
 

@@ -13,13 +13,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from harmonize_tf import artifacts, augmentation, dataset
+from harmonize_tf import artifacts, augmentation, dataset, precision
 from harmonize_tf.blur import BlurEstimate
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.synthesis import BlurPrior
-from trainer import precision
 
 IDENTITY_FILE = "training.json"
 STATE = ("checkpoints", "tensorboard")  # folders of a training

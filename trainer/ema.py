@@ -24,8 +24,7 @@ class Average:
     """
 
     def __init__(self, trained: Harmonizer, decay: float) -> None:
-        self.twin = Harmonizer.from_config({**trained.get_config(), "dtype": "float32"})
-        self.twin.set_weights(trained.get_weights())
+        self.twin = trained.in_precision("float32")
         self._decay, self._pairs = decay, list(zip(self.twin.weights, trained.weights, strict=True))
         self._strategy = tf.distribute.get_strategy()
         self._update = tf.function(self._update)

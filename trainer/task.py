@@ -23,6 +23,7 @@ from harmonize_tf.errors import FlagError
 from harmonize_tf.models import baselines
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.resnet import NORMS
+from harmonize_tf.precision import PRECISIONS
 from trainer import config as config_lib
 from trainer import loop, measure, presets, summary, uncertainty
 from trainer.callbacks import Progress, Summaries
@@ -31,7 +32,6 @@ from trainer.config import Config
 from trainer.discriminators import LOSSES
 from trainer.ema import Average
 from trainer.objectives import cyclegan, gan, harmonizer, subpixel
-from trainer.precision import PRECISIONS
 from trainer.stop import Stop
 from trainer.workers import STRATEGIES, Workers, losses_named, place
 

@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from harmonize_tf import precision
 from harmonize_tf.degradation import FACTOR, MIN_SIGMA
 from harmonize_tf.errors import ModelError
 from harmonize_tf.models.consistency import Consistency
@@ -172,6 +173,12 @@ class Harmonizer(keras.Model):
     def degrade(self, output: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
         """Shows an output [N, 3h, 3w, B] at 30 m as this model assumes that Landsat sees it; 0 where not valid."""
         return self._consistency.degrade(output, valid)
+
+    def in_precision(self, name: str) -> "Harmonizer":
+        """Returns a copy, of the same weights, whose network computes in another of `precision.PRECISIONS`."""
+        twin = Harmonizer.from_config({**self.get_config(), "dtype": precision.policy(name)})
+        twin.set_weights(self.get_weights())
+        return twin
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments, as JSON has them."""

@@ -1,23 +1,21 @@
+import dataclasses
 import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
-from concurrent import futures
 
 import grpc
 import numpy as np
 import pytest
+from scripted_server import Scripted, answer, serve
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
     model_service_pb2_grpc,
     predict_pb2,
-    prediction_service_pb2_grpc,
 )
 
 from harmonize_tf.errors import ModelError, ServerError
-from serving import tensors
 from serving.client import Client
 from serving.server import DevelopmentServer
 
@@ -28,35 +26,6 @@ def client(server):
         yield connected
 
 
-class Scripted(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """A server that answers Predict by calling a script with the request and the number of the call."""
-
-    def __init__(self, local, script):
-        self.calls = 0
-        self._script, self._local = script, local
-        self._lock = threading.Lock()
-
-    def GetModelMetadata(self, request, context):
-        response = get_model_metadata_pb2.GetModelMetadataResponse()
-        response.model_spec.version.value = 3
-        signatures = self._local._servable.signatures
-        response.metadata["signature_def"].Pack(get_model_metadata_pb2.SignatureDefMap(signature_def=signatures))
-        return response
-
-    def Predict(self, request, context):
-        if request.model_spec.signature_name == "manifest":
-            outputs = {"manifest": np.frombuffer(self._local.manifest.to_json().encode(), np.uint8)[None]}
-        else:
-            with self._lock:
-                self.calls += 1
-                number = self.calls
-            outputs = self._script(number, request, context)
-        response = predict_pb2.PredictResponse()
-        for alias, array in outputs.items():
-            tensors.encode(array, response.outputs[alias])
-        return response
-
-
 @pytest.fixture
 def scripted(local):
     """Starts a server with a script and gives the servicer and a client of it."""
@@ -64,10 +33,7 @@ def scripted(local):
 
     def start(script, **options):
         servicer = Scripted(local, script)
-        server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_receive_message_length", -1)])
-        prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(servicer, server)
-        port = server.add_insecure_port("127.0.0.1:0")
-        server.start()
+        server, port = serve(servicer)
         client = Client(f"127.0.0.1:{port}", **options)
         running.append((server, client))
         return servicer, client
@@ -76,10 +42,6 @@ def scripted(local):
     for server, client in running:
         client.close()
         server.stop(None)
-
-
-def answer(number, request, context):
-    return {"sentinel_ms": np.full((1, 1, 1, 4), number, np.uint16)}
 
 
 def failing_first(times, code, details):
@@ -106,12 +68,13 @@ def test_client_gives_what_the_model_gives_in_this_process(client, local, window
     assert quality.shape == (2, 36, 30, 1) and quality.dtype == np.uint8
 
 
-def test_client_reads_servers_that_answer_value_by_value(exported, local, windows):
+def test_client_reads_servers_that_answer_value_by_value_and_tells_what_it_costs(exported, local, windows, caplog):
     ms, pan = windows()
     with DevelopmentServer({"default": exported.directory}, as_content=False) as server:
         with Client(server.address) as client:
             assert_same(client.predict(ms, pan), local.predict(ms, pan))
             assert client.manifest == local.manifest
+    assert "--enable_serialization_as_tensor_content=true" in caplog.text
 
 
 def test_client_learns_manifest_and_version_from_the_server(client, exported):
@@ -246,8 +209,43 @@ def test_a_graph_with_other_bands_than_its_manifest_is_refused(scripted, monkeyp
         return response
 
     monkeypatch.setattr(Scripted, "GetModelMetadata", other)
-    with pytest.raises(ServerError, match="other inputs than its manifest says"):
+    with pytest.raises(ServerError, match="takes something else than its manifest says"):
         scripted(answer)
+
+
+@pytest.mark.parametrize("change", ["dtype", "missing"])
+def test_a_graph_with_other_outputs_than_its_manifest_says_is_refused(scripted, monkeypatch, change):
+    truth = Scripted.GetModelMetadata
+
+    def other(self, request, context):
+        response = truth(self, request, context)
+        signatures = get_model_metadata_pb2.SignatureDefMap()
+        response.metadata["signature_def"].Unpack(signatures)
+        outputs = signatures.signature_def["serving_default"].outputs
+        if change == "dtype":
+            outputs["sentinel_ms"].dtype = 1
+        else:
+            del outputs["quality"]
+        response.metadata["signature_def"].Pack(signatures)
+        return response
+
+    monkeypatch.setattr(Scripted, "GetModelMetadata", other)
+    with pytest.raises(ServerError, match="gives something else than its manifest says"):
+        scripted(answer)
+
+
+def test_a_model_of_other_codes_is_refused_before_the_first_pixel(scripted, local, monkeypatch):
+    monkeypatch.setattr(local, "manifest", dataclasses.replace(local.manifest, offset=0.0))
+    with pytest.raises(ModelError, match="Received: scale=0.0001, offset=0.0"):
+        scripted(answer)
+
+
+def test_a_request_larger_than_grpcs_own_retries_take_is_asked_again(scripted, windows):
+    """Above 256 KiB those silently do nothing."""
+    servicer, client = scripted(failing_first(2, grpc.StatusCode.UNAVAILABLE, "away"))
+    ms, pan = windows(h=600, w=500, nodata=False)
+    assert ms.nbytes > 2e6
+    assert client.predict(ms, pan)["sentinel_ms"][0, 0, 0, 0] == 3
 
 
 def test_one_client_never_mixes_two_versions(base_path, windows):
@@ -309,6 +307,6 @@ def test_a_client_is_closed_when_connecting_failed(monkeypatch):
     with pytest.raises(ServerError):
         Client("127.0.0.1:1", connect_timeout=0.2)
     with pytest.raises(ValueError, match="closed channel"):
-        made[0]._predict(predict_pb2.PredictRequest())
+        made[0]._fleet.turn().predict(predict_pb2.PredictRequest())
     with pytest.raises(RuntimeError, match="after shutdown"):
         made[0]._threads.submit(print)

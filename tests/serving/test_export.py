@@ -6,10 +6,10 @@ import pytest
 import tensorflow as tf
 from tensorflow_serving.apis import prediction_log_pb2
 
-from harmonize_tf import artifacts, blessing, degradation, radiometry, records
+from harmonize_tf import artifacts, blessing, degradation, radiometry, records, tiling
 from harmonize_tf.errors import FlagError, ModelError
 from serving import export, signatures, tensors, verify
-from serving.local import LocalPredictor
+from serving.local import MANIFEST_FILE, LocalPredictor
 from serving.servable import WARMUP_FILE, RequestError, Servable, warmup_logs
 
 
@@ -193,6 +193,15 @@ def order(name):
     return ["serving_default", "reflectance", "tf_example", "manifest"].index(name)
 
 
+def test_no_output_is_a_string_and_every_one_has_an_answer_recorded(in_bfloat16):
+    """Strings in `tensor_content` end in an error in TensorFlow's own clients."""
+    served = Servable(in_bfloat16).signatures
+    for log in warmup_logs(in_bfloat16):
+        outputs = served[log.request.model_spec.signature_name].outputs
+        assert all(tf.as_dtype(info.dtype) != tf.string for info in outputs.values())
+        assert outputs.keys() == log.response.outputs.keys()
+
+
 def test_versions_rise_even_within_a_second_and_beyond_the_clock(make_harmonizer, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "_verify", lambda path: None)
     harmonizer = make_harmonizer(uses_pan=False)
@@ -241,9 +250,16 @@ def test_verification_finds_answers_that_differ_by_more_than_rounding(exported, 
         verify.verify(rewritten(exported.version, tmp_path / "2", add(2)))
 
 
+def rename_first(logs):
+    logs[0].request.model_spec.signature_name = "nope"
+
+
 def test_verification_wants_a_record_for_each_signature_and_undamaged_variables(exported, tmp_path):
     with pytest.raises(ModelError, match="none for manifest"):
         verify.verify(rewritten(exported.version, tmp_path / "1", lambda logs: logs.pop()))
+    failing = rewritten(exported.version, tmp_path / "3", rename_first)
+    with pytest.raises(ModelError, match='cannot be loaded .Serving signature key "nope" not found'):
+        verify.verify(failing)
     path = shutil.copytree(exported.version, tmp_path / "2")
     (path / "variables" / "variables.data-00000-of-00001").write_bytes(b"short")
     with pytest.raises(ModelError, match=f"cannot be loaded.*{path}"):
@@ -266,7 +282,7 @@ def test_verification_takes_the_exported_version(exported):
     verify.main([str(exported.version)])
 
 
-def unguarded(path, guard):
+def unguarded(path, guard, manifest):
     """A SavedModel that starts with a convolution, with or without a check of the rank before it."""
     kernel = tf.Variable(tf.ones([3, 3, 4, 4]))
 
@@ -279,18 +295,120 @@ def unguarded(path, guard):
     module.kernel = kernel
     tf.saved_model.save(module, str(path), {"serving_default": run})
     (path / "assets.extra").mkdir()
+    shutil.copy(manifest, path / MANIFEST_FILE)
     x = np.ones((1, 8, 8, 4), np.float32)
     record = export._warmup_record("m", "serving_default", {"x": x}, {"y": run(tf.constant(x))["y"].numpy()})
     with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
         writer.write(record)
 
 
-def test_verification_survives_only_models_that_check_the_rank(tmp_path):
-    unguarded(tmp_path / "guarded", True)
+def test_verification_survives_only_models_that_check_the_rank(exported, tmp_path):
+    unguarded(tmp_path / "guarded", True, exported.version / MANIFEST_FILE)
     verify.verify(tmp_path / "guarded")
-    unguarded(tmp_path / "unguarded", False)
+    unguarded(tmp_path / "unguarded", False, exported.version / MANIFEST_FILE)
     with pytest.raises(ModelError, match="fails its verification"):
         export._verify(tmp_path / "unguarded")
+
+
+def test_a_model_that_needs_a_compiler_is_not_exported(make_harmonizer, tmp_path, monkeypatch):
+    """In this process XLA is there and the model answers; a stock tensorflow_model_server refuses each request."""
+    model = make_harmonizer(uses_pan=False)
+    plain = type(model).call
+    monkeypatch.setattr(type(model), "call", tf.function(plain, jit_compile=True, autograph=False))
+    # In this process, as the one that verifies would import the model; nothing of it is in the SavedModel.
+    monkeypatch.setattr(export, "_verify", verify.verify)
+    with pytest.raises(ModelError, match="jit_compile=True.*XLA compilation disabled.*Received: \\w"):
+        export.export_harmonizer(model, tmp_path / "m", warmup_size=6)
+    assert not (tmp_path / "m").exists()
+
+
+def test_a_model_trained_in_fewer_bits_is_served_in_float32_unless_told(
+    make_harmonizer, tmp_path, windows, monkeypatch
+):
+    """`model.export` of such a model would answer in float16."""
+    monkeypatch.setattr(export, "_verify", lambda path: None)
+    path = export.export_harmonizer(make_harmonizer(dtype="mixed_float16"), tmp_path / "m", warmup_size=6)
+    predictor = LocalPredictor(path)
+    assert predictor.manifest.precision == "float32"
+    ms, pan = windows()
+    np.testing.assert_array_equal(
+        predictor.predict(ms, pan)["sentinel_ms"], forward(make_harmonizer())(ms, pan).numpy()
+    )
+
+
+@pytest.fixture(scope="module")
+def in_bfloat16(make_harmonizer, tmp_path_factory):
+    directory = tmp_path_factory.mktemp("serving") / "m"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export, "_verify", verify.verify)  # sooner than in a process of its own
+        return export.export_harmonizer(make_harmonizer(uncertainty=True), directory, precision="bfloat16")
+
+
+def test_in_bfloat16_the_network_alone_computes_in_it_and_the_manifest_says_so(in_bfloat16, make_harmonizer, windows):
+    predictor = LocalPredictor(in_bfloat16)
+    assert predictor.manifest.precision == "bfloat16"
+    signatures_there = Servable(in_bfloat16).signatures
+    for name in ("serving_default", "reflectance", "tf_example"):
+        types = {alias: tf.as_dtype(info.dtype) for alias, info in signatures_there[name].outputs.items()}
+        numbers = tf.float32 if name == "reflectance" else tf.uint16
+        assert types == {"sentinel_ms": numbers, "uncertainty": numbers, "quality": tf.uint8}
+    ms, pan = windows(h=40, w=36)
+    ms = np.where(ms == 0, ms, 2000 + ms // 5)
+    codes = predictor.predict(ms, pan)
+    exact = forward(make_harmonizer(uncertainty=True))(ms, pan).numpy()
+    apart = np.abs(codes["sentinel_ms"].astype(int) - exact)
+    assert 0 < apart.max() < 30 and apart.mean() < 2
+    # Radiometry and consistency are float32 ones: what 8 bits would do to them is more than the tolerance.
+    np.testing.assert_array_equal(codes["quality"][0, ..., 0], 3 * (ms[0] != 0).all(-1).repeat(3, 0).repeat(3, 1))
+
+
+# A convolution may sum in another order for an image of another size. Where bfloat16 then rounds to the other side, it
+# grows to 2 codes: in 1 value of 1500 of trained models of the kind "resnet", T33UUU.
+@pytest.mark.parametrize(
+    ("generator", "precision", "codes"),
+    [("subpixel", "float32", 1), ("subpixel", "bfloat16", 1), ("resnet", "float32", 1), ("resnet", "bfloat16", 2)],
+)
+def test_windows_with_a_halo_equal_the_whole_in_every_precision(make_harmonizer, generator, precision, codes):
+    model = make_harmonizer(generator=generator, filters=16).in_precision(precision)
+    run = signatures.build(model, export.describe(model, "m", {}))["serving_default"]
+    draw = np.random.default_rng(4)
+    rows, columns = 76, 92
+    ms = draw.integers(2000, 3000, (1, rows, columns, 4), np.uint16)
+    ms[:, 30:33, 20:60] = 0
+    pan = draw.integers(2000, 3000, (1, 2 * rows, 2 * columns, 1), np.uint16)
+    whole = run(ms, pan)["sentinel_ms"].numpy()[0].astype(int)
+    most = 0
+    for window in tiling.windows((rows, columns), 40, model.halo, model.multiple):
+        answer = run(_padded(ms, window, 1), _padded(pan, window, 2))["sentinel_ms"].numpy()[0]
+        most = max(most, np.abs(answer[window.cut(3)] - whole[window.core.slices(3)]).max())
+    assert most <= codes
+
+
+def _padded(image, window, factor):
+    """The padded window of [1, h, w, B], no data outside."""
+    box, bands = window.padded, image.shape[-1]
+    out = np.zeros((1, box.rows * factor, box.columns * factor, bands), image.dtype)
+    top, left = box.row * factor, box.column * factor
+    inside = image[0, max(top, 0) : top + out.shape[1], max(left, 0) : left + out.shape[2]]
+    out[0, max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]] = inside
+    return out
+
+
+def test_bfloat16_is_told_where_the_hardware_has_none_of_it(in_bfloat16, monkeypatch, caplog):
+    monkeypatch.setattr("serving.local.fastest", lambda: ("float32", "the CPU has no such instructions"))
+    LocalPredictor(in_bfloat16)
+    assert "computes in bfloat16, which is slow here: the CPU has no such instructions" in caplog.text
+
+
+def test_push_in_auto_takes_what_is_fastest_here(make_harmonizer, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(export, "export_harmonizer", lambda *_, precision, **__: taken.append(precision))
+    monkeypatch.setattr(export, "fastest", lambda: ("bfloat16", "a test"))
+    make_harmonizer(uses_pan=False).save(tmp_path / "model.keras")
+    push = [f"--model={tmp_path / 'model.keras'}", f"--serving_dir={tmp_path / 'm'}", "--allow_unblessed"]
+    for flags in (["--precision=auto"], [], ["--precision=bfloat16"]):
+        export.main([*push, *flags])
+    assert taken == ["bfloat16", "float32", "bfloat16"]
 
 
 def test_only_harmonizers_with_known_bands_in_order_are_exported(make_harmonizer, tmp_path):

@@ -91,7 +91,7 @@ def test_a_float16_step_that_only_the_scale_spoilt_is_left_out_and_the_training_
     examples, tmp_path, monkeypatch
 ):
     directory, _ = examples
-    monkeypatch.setattr("trainer.precision.INITIAL_SCALE", 2.0**60)  # far beyond float16's 65504
+    monkeypatch.setattr("trainer.loss_scaling.INITIAL_SCALE", 2.0**60)  # far beyond float16's 65504
     runs.train(directory, tmp_path, "--precision=float16", steps=75, every=15)
     found = runs.scalars(tmp_path)
     assert all(np.isfinite(value) for tag in found for _, value in found[tag])

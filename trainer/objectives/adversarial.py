@@ -9,10 +9,10 @@ import math
 import keras
 import tensorflow as tf
 
+from harmonize_tf import precision
 from harmonize_tf.augmentation import Tensors, by_daylight
 from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.layers import padded
-from trainer import precision
 from trainer.adam import Adam
 from trainer.config import Config
 from trainer.discriminators import Adversary, PatchGAN

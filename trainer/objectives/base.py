@@ -14,11 +14,12 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from harmonize_tf import precision
 from harmonize_tf.dataset import DatasetInfo, Tensors
 from harmonize_tf.degradation import FACTOR
 from harmonize_tf.errors import FlagError
 from harmonize_tf.models.harmonizer import Harmonizer
-from trainer import precision
+from trainer import loss_scaling
 from trainer.adam import Adam
 from trainer.config import Config
 from trainer.discriminators import smallest
@@ -106,7 +107,7 @@ class Objective(keras.Model):
         """Applies gradients, summed over the replicas and clipped; nothing where they or the loss are not finite.
 
         Args:
-          optimizer: from `precision.guarded`, or any other, which then is not guarded.
+          optimizer: from `loss_scaling.guarded`, or any other, which then is not guarded.
           loss: of the global batch, the same on every replica.
           gradients: those of `optimizer.scale_loss` of this replica's part of the loss.
           variables: what they belong to.
@@ -204,8 +205,8 @@ def adam(config: Config) -> keras.optimizers.Optimizer:
 def guarded(
     optimizer: keras.optimizers.Optimizer, variables: list[keras.Variable], config: Config
 ) -> keras.optimizers.LossScaleOptimizer:
-    """`precision.guarded`, with its variables made: under a strategy Adam cannot make them later."""
-    made = precision.guarded(optimizer, config.precision)
+    """`loss_scaling.guarded`, with its variables made: under a strategy Adam cannot make them later."""
+    made = loss_scaling.guarded(optimizer, config.precision)
     made.build(variables)
     return made
 

@@ -17,6 +17,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from harmonize_tf import precision
 from harmonize_tf.dataset import DatasetInfo, Tensors
 from harmonize_tf.degradation import FACTOR
 from harmonize_tf.errors import FlagError
@@ -24,7 +25,6 @@ from harmonize_tf.models.harmonizer import Harmonizer
 from harmonize_tf.models.landsat import Bicubic, prepare
 from harmonize_tf.models.layers import masked, repeat_pixels
 from harmonize_tf.models.resnet import ResNet
-from trainer import precision
 from trainer.adam import Adam
 from trainer.config import Config
 from trainer.discriminators import Adversary, PatchGAN

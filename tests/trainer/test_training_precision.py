@@ -1,5 +1,4 @@
 import json
-import pathlib
 
 import keras
 import numpy as np
@@ -8,10 +7,11 @@ import runs
 import tensorflow as tf
 import tiny_examples
 
+from harmonize_tf import precision
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.errors import ModelError
 from harmonize_tf.models.harmonizer import load
-from trainer import precision
+from trainer import loss_scaling
 from trainer.config import Config
 from trainer.objectives import pixelwise, subpixel
 
@@ -27,31 +27,6 @@ def examples(tmp_path_factory):
     directory = tmp_path_factory.mktemp("run") / "examples"
     tiny_examples.write(directory)
     return directory
-
-
-@pytest.mark.parametrize(
-    "flags, expected",
-    [
-        ("fpu avx512f avx512_bf16 sse", "bfloat16"),
-        ("fpu amx_tile amx_bf16", "bfloat16"),
-        ("fpu avx2 avx512f avx512_bf16x", "float32"),
-    ],
-)
-def test_auto_takes_bfloat16_where_the_cpu_multiplies_it(tmp_path, monkeypatch, flags, expected):
-    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nmodel name\t: avx512_bf16\nflags\t\t: {flags}\nbugs\t: none\n")
-    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "cpuinfo")
-    found, reason = precision.fastest()
-    assert found == expected and "CPU" in reason
-    monkeypatch.setattr(precision, "CPUINFO", pathlib.Path("/nowhere"))
-    assert precision.fastest()[0] == "float32"
-
-
-@pytest.mark.parametrize("capability, expected", [((8, 0), "bfloat16"), ((9, 0), "bfloat16"), ((7, 5), "float32")])
-def test_auto_takes_bfloat16_where_every_gpu_multiplies_it(monkeypatch, capability, expected):
-    monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: ["a", "b"])
-    details = {"a": {"compute_capability": (9, 0)}, "b": {"compute_capability": capability}}
-    monkeypatch.setattr(tf.config.experimental, "get_device_details", details.get)
-    assert precision.fastest()[0] == expected
 
 
 def test_auto_is_recorded_and_goes_on_in_the_precision_that_the_training_began_with(examples, tmp_path, monkeypatch):
@@ -106,12 +81,12 @@ def test_a_faster_type_trains_as_well_as_float32_within_what_the_seed_changes(ex
 def test_a_float16_step_whose_scaled_gradients_overflow_is_left_out_and_the_scale_halves(examples):
     inner = keras.optimizers.SGD(1.0)
     weight = keras.Variable([1.0, 2.0])
-    optimizer = precision.guarded(inner, "float16")
+    optimizer = loss_scaling.guarded(inner, "float16")
     optimizer.build([weight])
     optimizer.apply([tf.constant([np.inf, 1.0])], [weight])
-    assert float(optimizer.dynamic_scale) == precision.INITIAL_SCALE / 2 and int(optimizer.iterations) == 0
+    assert float(optimizer.dynamic_scale) == loss_scaling.INITIAL_SCALE / 2 and int(optimizer.iterations) == 0
     np.testing.assert_array_equal(weight.numpy(), [1.0, 2.0])
-    optimizer.apply([tf.constant([0.25, 0.5]) * precision.INITIAL_SCALE / 2], [weight])
+    optimizer.apply([tf.constant([0.25, 0.5]) * loss_scaling.INITIAL_SCALE / 2], [weight])
     np.testing.assert_array_equal(weight.numpy(), [0.75, 1.5])
 
 

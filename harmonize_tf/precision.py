@@ -1,17 +1,14 @@
-"""What numbers a network computes with while it trains. Weights, losses, base and consistency are float32 always."""
+"""What numbers a network computes with. Weights, losses, base and consistency are float32 always."""
 
 import pathlib
 import re
 
-import keras
 import tensorflow as tf
 
 PRECISIONS = ("float32", "bfloat16", "float16")
 CPUINFO = pathlib.Path("/proc/cpuinfo")
 CPU_FLAGS = ("amx_bf16", "avx512_bf16")  # instructions for products of bfloat16, as Linux names them
 GPU_CAPABILITY = (8, 0)  # from Ampere on, CUDA's GPUs compute with bfloat16
-INITIAL_SCALE = 2.0**15  # of a float16 loss: Micikevicius et al. 2018, arXiv:1710.03740
-GROWTH_STEPS = 2000  # finite ones, after which the scale doubles
 
 
 def fastest() -> tuple[str, str]:
@@ -29,14 +26,3 @@ def fastest() -> tuple[str, str]:
 def policy(precision: str) -> str:
     """Keras's name for a precision of a network: it computes in that type, its weights are float32."""
     return precision if precision == "float32" else f"mixed_{precision}"
-
-
-def guarded(optimizer: keras.optimizers.Optimizer, precision: str) -> keras.optimizers.LossScaleOptimizer:
-    """An optimizer that leaves a step out, whole, when a gradient in it is not finite; see `Objective.apply`.
-
-    float16 has no numbers below 6e-8, so its loss is scaled: the scale halves with each step that is left out and
-    doubles after `GROWTH_STEPS` that were not. The other types have float32's range; their scale begins at one.
-    """
-    if precision == "float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer, INITIAL_SCALE, GROWTH_STEPS)
-    return keras.optimizers.LossScaleOptimizer(optimizer, 1.0, dynamic_growth_steps=2**31 - 1)
