@@ -221,16 +221,11 @@ def _metrics() -> Any:
         server.stop()
 
 
-def _serve(
-    server: DevelopmentServer, config: model_server_config_pb2.ModelServerConfig, stopping: threading.Event
-) -> None:
-    """Waits for the end; takes up what changes in the file of models meanwhile."""
+def _serve(server: DevelopmentServer, stopping: threading.Event) -> None:
+    """Waits for the end; takes the models' configuration anew as often as flags ask for it."""
     while not stopping.wait(_CONFIG_POLL.value or None):
         try:
-            latest = _models()
-            if latest != config:
-                server.reload(latest)
-                config = latest
+            server.reload(_models())
         except (FlagError, RequestError) as error:
             _log.warning("%s is not taken up: %s", _CONFIG_FILE.value, error)
 
@@ -255,7 +250,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with server, _metrics():
         names = ", ".join(model.name for model in models.model_config_list.config)
         print(f"serving {names} at {server.address}", flush=True)
-        _serve(server, models, stopping)
+        _serve(server, stopping)
         _log.info("stopping")
 
 

@@ -3,6 +3,8 @@
 import importlib.resources
 import json
 import pathlib
+import re
+import shlex
 import shutil
 
 import grpc
@@ -198,3 +200,14 @@ def test_the_autoscaler_asks_for_the_metric_that_the_adapter_makes_of_the_queue(
     assert rule["seriesQuery"].startswith(":tensorflow:serving:batching_session:queuing_latency_bucket{")
     timeout = batching("batching_parameters.pbtxt").batch_timeout_micros.value
     assert int(metric["pods"]["target"]["averageValue"]) == 4 * timeout
+
+
+def test_the_commands_of_the_documentation_are_understood():
+    text = (SERVING.parent / "docs" / "serving.md").read_text().replace("\\\n", " ")
+    lines = re.findall(r"^(?:tensorflow_model_server|harmonize serve) (.*)$", text, re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        server._check_unknown(command.parse(server.FLAGS, shlex.split(line), known_only=True))
+    described = set(re.findall(r"^\| `--(\w+)=", text, re.MULTILINE)) - {"port"}
+    described |= set(re.findall(r"`, `--(\w+)=", text))
+    assert described and described <= {name for where in COMMANDS for name in flags_of(COMMANDS[where])}
