@@ -107,6 +107,8 @@ class Servable:
             return self._session.run(fetches, feeds, options)
         except tf.errors.OpError as error:
             raise RequestError(_CODES[error.error_code], error.message) from error
+        except UnicodeDecodeError as error:  # the graph's message quotes a damaged Example, and Python cannot take it
+            raise _invalid(error.object.decode(errors="replace")) from error
 
     def predict_unchecked(self, inputs: Mapping[str, np.ndarray], signature_name: str) -> dict[str, np.ndarray]:
         """As `predict`, but whatever the shapes: the graph sees what it would see in TensorFlow Serving.

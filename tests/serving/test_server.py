@@ -179,6 +179,12 @@ def test_a_few_bytes_cannot_ask_for_all_the_memory(stub, windows):
     assert code is Code.INVALID_ARGUMENT and text.startswith("tensor parsing error: landsat_ms")
 
 
+def test_a_damaged_example_is_refused_though_it_is_no_text(stub):
+    request = request_of({"examples": np.array([b"\n\xda\x02junk"], object)}, signature="tf_example")
+    code, text = refused(stub.Predict, request)
+    assert code is Code.INVALID_ARGUMENT and "Could not parse example" in text
+
+
 def tiny_request():
     return request_of({"x": np.ones(3, np.float32)}, model="tiny")
 
