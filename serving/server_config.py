@@ -123,7 +123,7 @@ def check(config: model_server_config_pb2.ModelServerConfig) -> None:
         if names.count(model.name) > 1:
             raise _invalid(f"Illegal to list model {model.name} multiple times in config list")
     for model in models:
-        if not os.path.isabs(model.base_path):
+        if not os.path.isabs(model.base_path) and "://" not in model.base_path:
             raise _invalid(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
