@@ -1,7 +1,9 @@
 """Versions of exported models, replaced while they serve as TensorFlow Serving does it.
 
-TensorFlow Serving's default policy, the latest version of each model, is what there is; configuration files, other
-policies and labels would start from `ModelStore._update`.
+What is wanted comes from a ModelServerConfig: folders, version policies and labels (`serving.server_config`). Versions
+are loaded by two threads, so that a slow or failing one keeps no other model waiting: TensorFlow Serving with
+`--num_load_threads=2`. The rules are those of file_system_storage_path_source.cc, availability_preserving_policy.cc
+and server_core.cc.
 """
 
 import contextlib
@@ -10,14 +12,19 @@ import enum
 import logging
 import pathlib
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from concurrent import futures
 
 import grpc
+from tensorflow_serving.config import model_server_config_pb2
 
 from harmonize_tf.errors import ModelError
+from serving import server_config
 from serving.servable import RequestError, Servable
 
 _log = logging.getLogger("harmonize.serving")
+_LOAD_THREADS = 2
+_LARGEST_VERSION = 2**63 - 1  # int64
 
 
 def versions(base_path: pathlib.Path) -> dict[int, pathlib.Path]:
@@ -25,8 +32,14 @@ def versions(base_path: pathlib.Path) -> dict[int, pathlib.Path]:
 
     A folder without `saved_model.pb` is being copied and is passed over until it is there.
     """
-    found = {int(p.name): p for p in base_path.glob("*") if p.name.isdecimal() and (p / "saved_model.pb").is_file()}
+    found = {number: path for number, path in _numbered(base_path) if (path / "saved_model.pb").is_file()}
     return dict(sorted(found.items()))
+
+
+def _numbered(base_path: pathlib.Path) -> Iterator[tuple[int, pathlib.Path]]:
+    for path in base_path.glob("*"):
+        if path.name.isdecimal() and int(path.name) <= _LARGEST_VERSION:
+            yield int(path.name), path
 
 
 class State(enum.IntEnum):
@@ -57,48 +70,72 @@ def _fingerprint(path: pathlib.Path) -> tuple:
 
 
 class ModelStore:
-    """Keeps the newest version of each model loaded, looking for newer ones while it serves.
+    """Keeps the wanted versions of each model loaded, looking for newer ones while it serves.
 
-    A new version is loaded and warmed before the old one is dropped, and an old one is dropped when its last request
+    A new version is loaded and warmed before an old one is dropped, and an old one is dropped when its last request
     has ended. A version that fails to load is told in its status and tried again when its files change; the one
     before it goes on answering.
     """
 
-    def __init__(self, models: Mapping[str, str | pathlib.Path], poll_seconds: float = 1.0) -> None:
-        """Loads the newest version of every model.
+    def __init__(
+        self,
+        models: Mapping[str, str | pathlib.Path] | model_server_config_pb2.ModelServerConfig,
+        poll_seconds: float = 1.0,
+        *,
+        allow_labels_for_unavailable: bool = False,
+    ) -> None:
+        """Loads what is wanted of every model.
 
         Args:
-          models: folder with version folders, by the model's name.
-          poll_seconds: how often to look for new versions.
+          models: folder with version folders, by the model's name, of which the newest is served; or a configuration.
+          poll_seconds: how often to look for new versions; 0: never again.
+          allow_labels_for_unavailable: let a new label name a version that is not loaded yet.
 
         Raises:
-          ModelError: a model has no version, or its newest cannot be loaded.
+          ModelError: the configuration is refused, or a model has no version that can be loaded.
         """
-        self._models = {name: pathlib.Path(path) for name, path in models.items()}
-        self._versions: dict[str, dict[int, _Version]] = {name: {} for name in models}
+        self._allow_labels = allow_labels_for_unavailable
+        self._models: dict[str, model_server_config_pb2.ModelConfig] = {}
+        self._labels: dict[str, dict[str, int]] = {}
+        self._versions: dict[str, dict[int, _Version]] = {}
         self._changed = threading.Condition()
+        self._reloading = threading.Lock()
+        self._updates: dict[str, futures.Future] = {}
+        self._loaders = futures.ThreadPoolExecutor(_LOAD_THREADS, "model-loader")
         self._stop = threading.Event()
-        for name, path in self._models.items():
-            self._update(name)
-            if not any(v.servable for v in self._versions[name].values()):
-                errors = [v.error for v in self._versions[name].values()]
-                raise ModelError(
-                    errors[-1]
-                    if errors
-                    else "a model's folder must hold numbered versions with a saved_model.pb each. Received: "
-                    f"{name}={path}. Export a model into it with `harmonize push --serving_dir={path}`."
-                )
         self._thread = threading.Thread(target=self._poll, args=(poll_seconds,), name="model-store", daemon=True)
-        self._thread.start()
+        is_config = isinstance(models, model_server_config_pb2.ModelServerConfig)
+        try:
+            missing = self._apply(models if is_config else server_config.models_config(models))
+        except RequestError as error:
+            self.close()
+            raise ModelError(f"the configuration of models is refused. Received: {error}") from error
+        if missing:
+            self.close()
+            name, base_path = missing[0], self._models[missing[0]].base_path
+            raise ModelError(
+                self._last_error(name)
+                or "a model's folder must hold numbered versions with a saved_model.pb each. Received: "
+                f"{name}={base_path}. Export a model into it with `harmonize push --serving_dir={base_path}`."
+            )
+        if poll_seconds:
+            self._thread.start()
 
     @contextlib.contextmanager
-    def servable(self, name: str, version: int | None = None) -> Iterator[tuple[int, Servable]]:
-        """The version asked for (None: the newest), kept loaded while the context lasts.
+    def servable(
+        self, name: str, version: int | None = None, label: str | None = None
+    ) -> Iterator[tuple[int, Servable]]:
+        """The version asked for (by default the newest), kept loaded while the context lasts.
 
         Raises:
-          RequestError: there is no such model or version.
+          RequestError: there is no such model, version or label.
         """
         with self._changed:
+            if label is not None:
+                version = self._labels.get(name, {}).get(label)
+                if version is None:
+                    text = f"Unrecognized servable version label: {label}"
+                    raise RequestError(grpc.StatusCode.INVALID_ARGUMENT, text)
             loaded = {n: v for n, v in self._versions.get(name, {}).items() if v.state is State.AVAILABLE}
             number = max(loaded, default=0) if version is None else version
             if number not in loaded:
@@ -118,35 +155,107 @@ class ModelStore:
         with self._changed:
             return [(n, v.state, v.error) for n, v in sorted(self._versions.get(name, {}).items(), reverse=True)]
 
+    def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
+        """Takes another configuration, and waits until the models that are new in it are available.
+
+        Raises:
+          RequestError: the configuration is refused, and nothing has changed; or a new model cannot be loaded, and
+            will be tried again when its files change.
+        """
+        missing = self._apply(config)
+        if missing:
+            reasons = "".join(
+                f"{{{{name: {name}}} due to error: {self._last_error(name) or 'it has no version'}}}, "
+                for name in missing
+            )
+            raise RequestError(
+                grpc.StatusCode.UNKNOWN, f"{len(missing)} model(s) did not become available: {{{reasons}}}"
+            )
+
     def close(self) -> None:
         """Stops looking for versions, waits for requests under way and frees the models."""
         self._stop.set()
-        self._thread.join()
+        if self._thread.ident:
+            self._thread.join()
+        self._loaders.shutdown(cancel_futures=True)
         for versions_of_model in self._versions.values():
             for entry in versions_of_model.values():
                 self._unload(entry)
 
+    def _apply(self, config: model_server_config_pb2.ModelServerConfig) -> list[str]:
+        """Changes to a configuration; names of those new models of which no version could be loaded."""
+        server_config.check(config)
+        models = {model.name: model for model in config.model_config_list.config}
+        with self._reloading:
+            with self._changed:
+                labels = {name: self._checked_labels(model) for name, model in models.items()}
+                new = [name for name in models if name not in self._models]
+                self._models, self._labels = models, labels
+                unloading = [self._updates[name] for name in new if name in self._updates]
+            futures.wait(unloading)
+            futures.wait(self._update_all(new))
+            self._update_all(self._known_names())
+        with self._changed:
+            return [name for name in new if not any(v.servable for v in self._versions.get(name, {}).values())]
+
+    def _checked_labels(self, model: model_server_config_pb2.ModelConfig) -> dict[str, int]:
+        known = self._versions.get(model.name, {})
+        for label, number in model.version_labels.items():
+            allowed = self._allow_labels and self._labels.get(model.name, {}).get(label, number) == number
+            if not allowed and (number not in known or known[number].state is not State.AVAILABLE):
+                raise RequestError(
+                    grpc.StatusCode.FAILED_PRECONDITION,
+                    f"Request to assign label to version {number} of model {model.name}, which is not currently "
+                    "available for inference",
+                )
+        return dict(model.version_labels)
+
+    def _last_error(self, name: str) -> str:
+        return next((error for _, _, error in self.status(name) if error), "")
+
     def _poll(self, seconds: float) -> None:
         while not self._stop.wait(seconds):
-            for name in self._models:
-                try:
-                    self._update(name)
-                except Exception:  # such as a folder that goes away while it is listed; the next poll tries again
-                    _log.exception("%s cannot be looked at for new versions", name)
+            self._update_all(self._known_names())
+
+    def _known_names(self) -> set[str]:
+        with self._changed:
+            return self._models.keys() | self._versions.keys()
+
+    def _update_all(self, names: Collection[str]) -> list[futures.Future]:
+        """Has models looked at by the loading threads, each by one at a time."""
+        with self._changed:
+            for name in names:
+                if name not in self._updates or self._updates[name].done():
+                    self._updates[name] = self._loaders.submit(self._update, name)
+            return [self._updates[name] for name in names]
 
     def _update(self, name: str) -> None:
-        """Loads the newest version on disk if it is not loaded yet, then drops the others."""
-        known = self._versions[name]
-        found = versions(self._models[name])
-        if not found:
-            return
-        newest = max(found)
-        if newest not in known or known[newest].servable is None:
-            self._load(name, newest, found[newest])
-        if known[newest].servable is not None:
-            for number, entry in list(known.items()):
-                if number != newest:
-                    self._unload(entry)
+        """Loads what is wanted of a model and not loaded yet, then drops what is not wanted."""
+        try:
+            wanted = self._wanted(name)
+            if wanted is None:
+                return
+            with self._changed:
+                known = self._versions.setdefault(name, {})
+            for number, path in wanted.items():
+                if number not in known or known[number].servable is None:
+                    self._load(name, number, path)
+            if not wanted or any(number in known and known[number].servable for number in wanted):
+                for number in known.keys() - wanted.keys():
+                    self._unload(known[number])
+        except Exception:  # such as a folder that goes away while it is listed; the next poll tries again
+            _log.exception("%s cannot be looked at for new versions", name)
+
+    def _wanted(self, name: str) -> dict[int, pathlib.Path] | None:
+        """The versions that the configuration asks for; None where the folder cannot say: nothing changes then."""
+        model = self._models.get(name)
+        if model is None:
+            return {}
+        base_path = pathlib.Path(model.base_path)
+        found = versions(base_path)
+        if not base_path.is_dir() or (not found and any(_numbered(base_path))):
+            return None
+        return {number: found[number] for number in server_config.aspired(model.model_version_policy, found)}
 
     def _load(self, name: str, number: int, path: pathlib.Path) -> None:
         fingerprint = _fingerprint(path)

@@ -62,6 +62,27 @@ def base_path(exported, tmp_path):
 
 
 @pytest.fixture(scope="session")
+def tiny_version(tmp_path_factory):
+    """A SavedModel that a server loads in a moment: `y` is twice `x`."""
+    import tensorflow as tf
+
+    module, path = tf.Module(), tmp_path_factory.mktemp("tiny") / "1"
+    module.factor = tf.Variable(2.0)
+    specs = [tf.TensorSpec([None], tf.float32, "x")]
+    double = tf.function(lambda x: {"y": module.factor * x}, input_signature=specs)
+    tf.saved_model.save(module, str(path), {"serving_default": double})
+    (path / "assets.extra").mkdir()
+    return path
+
+
+@pytest.fixture
+def tiny_path(tiny_version, tmp_path):
+    """A tiny model's folder of the test's own, with version 1."""
+    shutil.copytree(tiny_version, tmp_path / "tiny" / "1")
+    return tmp_path / "tiny"
+
+
+@pytest.fixture(scope="session")
 def server(exported):
     """A running server for tests that do not change what it serves."""
     from serving.server import DevelopmentServer

@@ -1,34 +1,36 @@
+import contextlib
+import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
+import trustme
 from google.protobuf import json_format
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from prometheus_client.parser import text_string_to_metric_families
 from tensorflow_serving.apis import (
-    classification_pb2,
     get_model_metadata_pb2,
-    get_model_status_pb2,
     inference_pb2,
-    model_management_pb2,
-    model_service_pb2_grpc,
     predict_pb2,
     prediction_service_pb2_grpc,
-    regression_pb2,
 )
 
+from harmonize_tf import artifacts
 from harmonize_tf.errors import FlagError, ModelError, ServerError
+from serving import metrics, server_config, services, tensors
 from serving import server as server_module
-from serving import tensors
+from serving.servable import RequestError, Servable
 from serving.server import DevelopmentServer
 
 Code = grpc.StatusCode
@@ -87,91 +89,6 @@ def test_tensorflows_own_way_of_sending_is_understood(stub, local, windows):
     np.testing.assert_array_equal(codes, local.predict(*inputs.values())["sentinel_ms"])
 
 
-def test_every_wrong_predict_request_gets_the_code_and_words_of_the_real_server(stub, windows):
-    good = inputs_of(windows)
-    ms, pan = good.values()
-    cases = [
-        (predict_pb2.PredictRequest(), Code.INVALID_ARGUMENT, "Missing ModelSpec"),
-        (request_of(good, model=""), Code.INVALID_ARGUMENT, "ModelSpec has no name specified."),
-        (request_of(good, model="nope"), Code.NOT_FOUND, "Servable not found for request: Latest(nope)"),
-        (request_of(good, version=77), Code.NOT_FOUND, "Servable not found for request: Specific(subpixel, 77)"),
-        (request_of(good, signature="nope"), Code.FAILED_PRECONDITION, 'Serving signature key "nope" not found.'),
-        (
-            request_of({**good, "foo": ms}),
-            Code.INVALID_ARGUMENT,
-            "input size does not match signature: 3!=2 len({foo,landsat_ms,landsat_pan}) != "
-            "len({landsat_ms,landsat_pan}). Sent extra: {foo}. Missing but required: {}.",
-        ),
-        (
-            request_of({"landsat_ms": ms}),
-            Code.INVALID_ARGUMENT,
-            "input size does not match signature: 1!=2 len({landsat_ms}) != len({landsat_ms,landsat_pan}). "
-            "Sent extra: {}. Missing but required: {landsat_pan}.",
-        ),
-        (
-            request_of({"landsat_ms": ms, "foo": pan}),
-            Code.INVALID_ARGUMENT,
-            "Signature input alias: landsat_pan(feed name: serving_default_landsat_pan:0) not found in request and no "
-            "default value provided. Inputs expected to be in the set {landsat_ms,landsat_pan}.",
-        ),
-        (
-            request_of({**good, "landsat_ms": ms.astype(np.float32)}),
-            Code.INVALID_ARGUMENT,
-            "Expects arg[0] to be uint16 but float is provided",
-        ),
-        (
-            request_of({**good, "landsat_pan": pan.astype(np.float64)}),
-            Code.INVALID_ARGUMENT,
-            "Expects arg[1] to be uint16 but double is provided",
-        ),
-        (
-            request_of({**good, "landsat_ms": ms[0]}),
-            Code.INVALID_ARGUMENT,
-            "Shape of tensor serving_default_landsat_ms:0 [12,10,4] is not compatible with expected shape [?,?,?,4].",
-        ),
-        (
-            request_of({**good, "landsat_ms": ms[..., :3]}),
-            Code.INVALID_ARGUMENT,
-            "Shape of tensor serving_default_landsat_ms:0 [1,12,10,3] is not compatible with expected shape [?,?,?,4].",
-        ),
-        (
-            request_of(good, outputs=["zzz"]),
-            Code.INVALID_ARGUMENT,
-            "output tensor alias not found in signature: zzz Outputs expected to be in the set {quality,sentinel_ms}.",
-        ),
-        (
-            request_of(good, outputs=["sentinel_ms"] * 2),
-            Code.INVALID_ARGUMENT,
-            "duplicate output tensor alias: sentinel_ms",
-        ),
-    ]
-    for request, code, text in cases:
-        assert refused(stub.Predict, request) == (code, text)
-    assert stub.Predict(request_of(good, outputs=["sentinel_ms"])).outputs
-
-
-def test_labels_and_damaged_tensors_are_refused(stub, windows):
-    request = request_of(inputs_of(windows))
-    request.model_spec.version_label = "stable"
-    expected = (Code.INVALID_ARGUMENT, "Unrecognized servable version label: stable")
-    assert refused(stub.Predict, request) == expected
-    request = request_of(inputs_of(windows))
-    request.inputs["landsat_ms"].tensor_content = b"short"
-    code, text = refused(stub.Predict, request)
-    assert code is Code.INVALID_ARGUMENT and text.startswith("tensor parsing error: landsat_ms")
-
-
-def test_long_messages_are_cut_as_the_real_server_cuts_them(stub, windows):
-    _, text = refused(stub.Predict, request_of({**inputs_of(windows), "x" * 2000: np.zeros(1)}))
-    assert len(text) == 1024 + len("...TRUNCATED") and text.endswith("...TRUNCATED")
-
-
-def test_a_deadline_ends_the_request_and_not_the_server(stub, windows):
-    inputs = inputs_of(windows, n=4, h=256, w=256, nodata=False)
-    assert refused(stub.Predict, request_of(inputs), timeout=0.05)[0] is Code.DEADLINE_EXCEEDED
-    assert stub.Predict(request_of(inputs_of(windows)), timeout=60).outputs
-
-
 def test_a_run_that_takes_too_long_is_given_up_in_the_graph(local, windows):
     from serving.servable import RequestError
 
@@ -194,80 +111,6 @@ def test_metadata_shows_names_types_and_shapes(stub, exported):
     assert [dim.size for dim in ms.tensor_shape.dim] == [-1, -1, -1, 4]
 
 
-def test_wrong_metadata_requests_get_the_words_of_the_real_server(stub):
-    request = get_model_metadata_pb2.GetModelMetadataRequest()
-    assert refused(stub.GetModelMetadata, request) == (Code.INVALID_ARGUMENT, "Missing ModelSpec")
-    request.model_spec.name = "subpixel"
-    text = "GetModelMetadataRequest must specify at least one metadata_field"
-    assert refused(stub.GetModelMetadata, request) == (Code.INVALID_ARGUMENT, text)
-    request.metadata_field.append("foo")
-    assert refused(stub.GetModelMetadata, request) == (Code.INVALID_ARGUMENT, "Metadata field foo is not supported")
-
-
-def test_status_lists_versions_and_refuses_unknown_ones(channel, exported):
-    stub = model_service_pb2_grpc.ModelServiceStub(channel)
-    request = get_model_status_pb2.GetModelStatusRequest()
-    request.model_spec.name = "subpixel"
-    (only,) = stub.GetModelStatus(request).model_version_status
-    assert (only.version, only.state, only.status.error_code) == (int(exported.version.name), 30, 0)
-    request.model_spec.version.value = 1
-    text = "Could not find version 1 of model subpixel"
-    assert refused(stub.GetModelStatus, request) == (Code.NOT_FOUND, text)
-    request.model_spec.name = "zzz"
-    text = "Could not find any versions of model zzz"
-    assert refused(stub.GetModelStatus, request) == (Code.NOT_FOUND, text)
-
-
-def test_health_is_answered_under_the_names_of_the_real_server(channel):
-    check = health_pb2_grpc.HealthStub(channel).Check
-    for name in ("", "PredictionService", "ModelService"):
-        assert check(health_pb2.HealthCheckRequest(service=name)).status == health_pb2.HealthCheckResponse.SERVING
-    unknown = health_pb2.HealthCheckRequest(service="tensorflow.serving.PredictionService")
-    assert refused(check, unknown)[0] is Code.NOT_FOUND
-
-
-def test_what_is_left_out_says_so(stub, channel):
-    models = model_service_pb2_grpc.ModelServiceStub(channel)
-    calls = [
-        (stub.Classify, classification_pb2.ClassificationRequest()),
-        (stub.Regress, regression_pb2.RegressionRequest()),
-        (stub.MultiInference, inference_pb2.MultiInferenceRequest()),
-        (models.HandleReloadConfigRequest, model_management_pb2.ReloadConfigRequest()),
-    ]
-    for call, request in calls:
-        code, text = refused(call, request)
-        assert code is Code.UNIMPLEMENTED and "tensorflow_model_server" in text
-
-
-def test_a_second_version_is_loaded_under_fire_without_a_failed_request(base_path, windows):
-    inputs, seen, failed, stop = inputs_of(windows), [], [], threading.Event()
-    with DevelopmentServer({"subpixel": base_path}, poll_seconds=0.05) as server:
-        with grpc.insecure_channel(server.address) as channel:
-            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-
-            def ask():
-                while not stop.is_set():
-                    try:
-                        seen.append(stub.Predict(request_of(inputs)).model_spec.version.value)
-                    except grpc.RpcError as error:
-                        failed.append(error)
-
-            threads = [threading.Thread(target=ask) for _ in range(3)]
-            for thread in threads:
-                thread.start()
-            shutil.copytree(base_path / "1", base_path / "copying")
-            os.rename(base_path / "copying", base_path / "2")
-            end = time.monotonic() + 30
-            while seen[-5:] != [2] * 5 and time.monotonic() < end:
-                time.sleep(0.02)
-            stop.set()
-            for thread in threads:
-                thread.join()
-            last = stub.Predict(request_of(inputs)).model_spec.version.value
-    assert not failed
-    assert set(seen) == {1, 2} and last == 2
-
-
 def test_a_taken_port_is_told(server):
     host, port = server.address.split(":")
     with socket.socket() as taken:
@@ -279,7 +122,15 @@ def test_a_taken_port_is_told(server):
 
 @pytest.mark.parametrize(
     ("argv", "text"),
-    [([], "no model to serve"), (["--model=x"], "NAME=PATH. Received: model='x'"), (["--port=70000"], "port")],
+    [
+        ([], "no model to serve"),
+        (["--model=x"], "NAME=PATH. Received: model='x'"),
+        (["--port=70000"], "port"),
+        (["--nonsense=1"], "unknown argument.*Received: --nonsense=1"),
+        (["models"], "unknown argument.*Received: models"),
+        (["--model_config_file=missing"], "ModelServerConfig in protobuf's text format.*Received: missing"),
+        (["--model_base_path=x", "--ssl_config_file=missing"], "SSLConfig in protobuf's text format"),
+    ],
 )
 def test_wrong_flags_are_told(argv, text):
     with pytest.raises(FlagError, match=text):
@@ -291,22 +142,258 @@ def test_a_folder_without_versions_is_told(tmp_path):
         server_module.main([f"--model_base_path={tmp_path}", "--port=0"])
 
 
-def test_the_command_serves_survives_a_wrong_rank_and_stops_on_sigterm(exported, windows):
-    command = [sys.executable, "-m", "serving.server", f"--model_base_path={exported.directory}"]
-    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
-    flags = ["--model_name=subpixel", "--port=0"]
-    process = subprocess.Popen([*command, *flags], stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        address = re.fullmatch(r"serving subpixel at (127\.0\.0\.1:\d+)\n", process.stdout.readline())[1]
-        with grpc.insecure_channel(address) as channel:
+def test_flags_of_the_real_server_that_have_no_counterpart_are_accepted(tmp_path, caplog):
+    flags = [
+        "--num_load_threads=2",
+        "--enable_batching=true",
+        "--enable_grpc_healthcheck_service",
+        "--noenable_profiler",
+    ]
+    with pytest.raises(ModelError, match="harmonize push"):
+        server_module.main([f"--model_base_path={tmp_path}", "--port=0", *flags])
+    assert "--num_load_threads has no effect" in caplog.text
+
+
+def test_what_is_left_out_says_so(stub):
+    code, text = refused(stub.MultiInference, inference_pb2.MultiInferenceRequest())
+    assert code is Code.UNIMPLEMENTED and "tensorflow_model_server" in text
+
+
+def test_bytes_that_are_no_request_are_told_apart_from_failures(channel):
+    for service, method in (("PredictionService", "Predict"), ("ModelService", "HandleReloadConfigRequest")):
+        call = channel.unary_unary(f"/tensorflow.serving.{service}/{method}")
+        assert refused(call, b"\xff\x00junk") == (
+            Code.INVALID_ARGUMENT,
+            f"The bytes received are no request of {method}",
+        )
+
+
+def test_a_few_bytes_cannot_ask_for_all_the_memory(stub, windows):
+    request = request_of(inputs_of(windows))
+    tensor = request.inputs["landsat_ms"]
+    tensor.ClearField("tensor_content")
+    tensor.int_val.append(7)
+    for dim in tensor.tensor_shape.dim:
+        dim.size = 2**20
+    code, text = refused(stub.Predict, request)
+    assert code is Code.INVALID_ARGUMENT and text.startswith("tensor parsing error: landsat_ms")
+
+
+def test_a_damaged_example_is_refused_though_it_is_no_text(stub):
+    request = request_of({"examples": np.array([b"\n\xda\x02junk"], object)}, signature="tf_example")
+    code, text = refused(stub.Predict, request)
+    assert code is Code.INVALID_ARGUMENT and "Could not parse example" in text
+
+
+def tiny_request():
+    return request_of({"x": np.ones(3, np.float32)}, model="tiny")
+
+
+def test_an_unforeseen_error_is_logged_and_not_shown(tiny_path, monkeypatch, caplog):
+    def fail(*args):
+        raise RuntimeError("secret")
+
+    with DevelopmentServer({"tiny": tiny_path}) as server, grpc.insecure_channel(server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        monkeypatch.setattr(Servable, "predict", fail)
+        code, text = refused(stub.Predict, tiny_request())
+    assert code is Code.INTERNAL and "secret" not in text
+    assert "secret" in caplog.text
+
+
+class Waiting:
+    """Servable.predict that does not answer before it is told to."""
+
+    def __init__(self, monkeypatch):
+        self.calls, self.go, self.truth = [], threading.Event(), Servable.predict
+        monkeypatch.setattr(Servable, "predict", lambda *args: self(*args))
+
+    def __call__(self, *args):
+        self.calls.append(args)
+        assert self.go.wait(30)
+        return self.truth(*args)
+
+    def wait_for(self, count):
+        end = time.monotonic() + 20
+        while len(self.calls) < count:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+
+
+def test_only_so_many_calls_run_at_a_time_and_health_is_still_told(tiny_path, monkeypatch):
+    with DevelopmentServer({"tiny": tiny_path}, max_calls=2) as server:
+        waiting = Waiting(monkeypatch)
+        with grpc.insecure_channel(server.address) as channel:
             stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
-            inputs = inputs_of(windows)
-            for wrong in (inputs["landsat_ms"][0], inputs["landsat_ms"][None], np.uint16(1), np.ones(4, np.uint16)):
-                code, _ = refused(stub.Predict, request_of({**inputs, "landsat_ms": wrong}))
-                assert code is Code.INVALID_ARGUMENT
-            assert stub.Predict(request_of(inputs)).outputs
+            request = tiny_request()
+            running = [stub.Predict.future(request) for _ in range(2)]
+            waiting.wait_for(2)
+            for _ in range(5):
+                assert refused(stub.Predict, request) == (Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+            health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=10)
+            waiting.go.set()
+            assert all(call.result().outputs for call in running)
+            assert stub.Predict(request).outputs
+    assert len(waiting.calls) == 3
+
+
+def test_a_request_whose_time_is_up_before_its_turn_does_not_run():
+    class Late:
+        def is_active(self):
+            return True
+
+        def time_remaining(self):
+            return 0.0
+
+    ran = []
+    request = request_of({})
+    with pytest.raises(RequestError, match="Deadline Exceeded") as raised:
+        services._answer(lambda *args: ran.append(args), "Predict", request, Late())
+    assert raised.value.code is Code.DEADLINE_EXCEEDED and not ran
+
+
+def test_stopping_lets_requests_under_way_end(tiny_path, monkeypatch):
+    server = DevelopmentServer({"tiny": tiny_path})
+    waiting = Waiting(monkeypatch)
+    with grpc.insecure_channel(server.address) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        request = tiny_request()
+        under_way = stub.Predict.future(request)
+        waiting.wait_for(1)
+        stopping = threading.Thread(target=server.stop)
+        stopping.start()
+        time.sleep(0.2)
+        assert refused(stub.Predict, request, timeout=5)[0] is Code.UNAVAILABLE
+        waiting.go.set()
+        assert under_way.result().outputs
+        stopping.join(20)
+    assert not stopping.is_alive() and len(waiting.calls) == 1
+
+
+def write_tls(folder, authority, **fields):
+    certificate = authority.issue_cert("127.0.0.1")
+    config = {
+        "server_key": certificate.private_key_pem.bytes().decode(),
+        "server_cert": certificate.cert_chain_pems[0].bytes().decode(),
+        **fields,
+    }
+    lines = [f"{name}: {json.dumps(value)}" for name, value in config.items()]
+    (folder / "ssl.pbtxt").write_text("\n".join(lines))
+    return folder / "ssl.pbtxt"
+
+
+def answers(address, credentials):
+    with grpc.secure_channel(address, credentials) as channel:
+        check = health_pb2_grpc.HealthStub(channel).Check
+        try:
+            return check(health_pb2.HealthCheckRequest(), timeout=3).status == health_pb2.HealthCheckResponse.SERVING
+        except grpc.RpcError as error:
+            assert error.code() in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+            return False
+
+
+def test_tls_and_mutual_tls_let_in_whom_they_should(tmp_path, tiny_path):
+    authority, other = trustme.CA(), trustme.CA()
+    root = authority.cert_pem.bytes()
+    mine, forged = (ca.issue_cert("client.example") for ca in (authority, other))
+
+    def client(certificate=None, root=root):
+        if certificate is None:
+            return grpc.ssl_channel_credentials(root)
+        chain = certificate.cert_chain_pems[0].bytes()
+        return grpc.ssl_channel_credentials(root, certificate.private_key_pem.bytes(), chain)
+
+    plain = server_config.read_credentials(write_tls(tmp_path, authority))
+    with DevelopmentServer({"tiny": tiny_path}, credentials=plain) as server:
+        assert answers(server.address, client())
+        assert not answers(server.address, client(root=other.cert_pem.bytes()))
+    path = write_tls(tmp_path, authority, custom_ca=root.decode(), client_verify=True)
+    with DevelopmentServer({"tiny": tiny_path}, credentials=server_config.read_credentials(path)) as server:
+        assert answers(server.address, client(mine))
+        assert not answers(server.address, client())
+        assert not answers(server.address, client(forged))
+
+
+def test_the_command_serves_over_tls_tells_metrics_takes_up_its_file_and_stops_on_sigterm(
+    tiny_path, tmp_path, free_port
+):
+    authority = trustme.CA()
+    config = server_config.models_config({"tiny": tiny_path})
+    (tmp_path / "models.config").write_text(str(config))
+    (tmp_path / "monitoring.pbtxt").write_text("prometheus_config { enable: true }")
+    flags = [
+        f"--model_config_file={tmp_path / 'models.config'}",
+        "--model_config_file_poll_wait_seconds=0.1",
+        f"--ssl_config_file={write_tls(tmp_path, authority)}",
+        f"--monitoring_config_file={tmp_path / 'monitoring.pbtxt'}",
+        f"--rest_api_port={free_port}",
+        "--port=0",
+    ]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-m", "serving.server", *flags]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        address = re.fullmatch(r"serving tiny at (127\.0\.0\.1:\d+)\n", process.stdout.readline())[1]
+        credentials = grpc.ssl_channel_credentials(authority.cert_pem.bytes())
+        with grpc.secure_channel(address, credentials) as channel:
+            stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+            assert stub.Predict(tiny_request()).outputs
+            url = f"http://127.0.0.1:{free_port}/monitoring/prometheus/metrics"
+            assert ':tensorflow:serving:request_count{model_name="tiny",status="OK"} 1.0' in fetch(url)
+            config.model_config_list.config[0].name = "renamed"
+            artifacts.write(tmp_path / "models.config", str(config))
+            end = time.monotonic() + 30
+            request = request_of({"x": np.ones(3, np.float32)}, model="renamed")
+            while time.monotonic() < end:
+                with contextlib.suppress(grpc.RpcError):
+                    if stub.Predict(request).outputs:
+                        break
+                time.sleep(0.1)
+            assert stub.Predict(request).outputs
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def fetch(url):
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.read().decode()
+
+
+def test_metrics_have_tensorflow_servings_names_and_only_their_path(stub, windows, exported):
+    assert stub.Predict(request_of(inputs_of(windows))).outputs
+    assert refused(stub.Predict, request_of({}, model="nobody"))[0] is Code.NOT_FOUND
+    server = metrics.MetricsServer("127.0.0.1", 0, "/metrics")
+    try:
+        url = f"http://127.0.0.1:{server.port}"
+        families = list(text_string_to_metric_families(fetch(f"{url}/metrics")))
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            fetch(f"{url}/v1/models/subpixel")
+    finally:
+        server.stop()
+    samples = {(s.name, *sorted(s.labels.values())): s.value for family in families for s in family.samples}
+
+    def value(metric, *labels):
+        return samples[f":tensorflow:serving:{metric}", *sorted(labels)]
+
+    # The parser gives counters the suffix that TensorFlow Serving leaves out; the command's test reads the text itself.
+    served = value("request_count_total", "subpixel", "OK")
+    assert served >= 1
+    assert value("request_count_total", "nobody", "NOT_FOUND") == 1
+    assert value("request_latency_count", "subpixel", "Predict", "GRPC") == served
+    assert value("runtime_latency_count", "subpixel", "Predict", "TF1") == served
+    assert value("model_warmup_latency_count", str(exported.version), "OK") >= 1
+    request = value("request_latency_sum", "subpixel", "Predict", "GRPC")
+    assert request > value("runtime_latency_sum", "subpixel", "Predict", "TF1") > 100 * served  # microseconds
+    (latency,) = (family for family in families if family.name == ":tensorflow:serving:request_latency")
+    bounds = {float(s.labels["le"]) for s in latency.samples if "le" in s.labels}
+    np.testing.assert_allclose(sorted(bounds)[:-1], [10 * 1.8**power for power in range(33)])
