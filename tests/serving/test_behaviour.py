@@ -235,7 +235,7 @@ def regress(**model):
         ("Classify", classify(signature="tf_example"), "No classification inputs found in SignatureDef: ..."),
         ("Classify", classify(), "Expected one input Tensor."),
         ("Classify", classify(signature="nope"), "No signature was found with the name: nope"),
-        ("Regress", regress(signature="tf_example"), "No regression inputs found in SignatureDef: ..."),
+        ("Regress", regress(signature="tf_example"), "Expected one output Tensor."),
         ("Regress", regress(), "Expected one input Tensor."),
     ],
 )
