@@ -1,6 +1,7 @@
 """The steps of a run as data: each a command with declared inputs and outputs, repeated only when these changed."""
 
 import contextlib
+import ctypes
 import dataclasses
 import datetime
 import hashlib
@@ -20,6 +21,7 @@ from harmonize_tf import artifacts
 from harmonize_tf.errors import HarmonizeError
 
 _log = logging.getLogger("harmonize")
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,10 +52,11 @@ class Step:
 
     def run(self, log: pathlib.Path) -> int:
         """Runs it to its end, what it says going to standard output and into a file, and returns its exit status."""
-        with serving(self.service) if self.service else contextlib.nullcontext("") as address, log.open("ab") as file:
+        served = self.service and serving(self.service, log.with_suffix(f".{self.service.name}.log"))
+        with served or contextlib.nullcontext("") as address, log.open("ab") as file:
             argv = [part.replace("{address}", address) for part in self.argv]
             # In a session of its own, so that Ctrl-C reaches it once, from here.
-            process = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True)
+            process = _started(argv, stderr=subprocess.STDOUT, start_new_session=True)
             try:
                 for line in process.stdout:
                     file.write(line)
@@ -86,7 +89,8 @@ def run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
 
     Args:
       steps: each may use what those before it wrote.
-      log_dir: for each step what it said, `N-NAME.log`, and what came of it, `N-NAME.json`.
+      log_dir: for each step what it said, `N-NAME.log`, what its service said, `N-NAME.SERVICE.log`, and what came of
+        it, `N-NAME.json`.
 
     Raises:
       HarmonizeError: a step failed; it has said why itself.
@@ -163,12 +167,25 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+def _started(argv: Sequence[str], **told: Any) -> subprocess.Popen:
+    """Starts a command that ends, as by SIGTERM, when this process does, be it killed: on Linux, which can do that."""
+    follow = None
+    if sys.platform == "linux":
+        prctl = ctypes.CDLL(None).prctl  # looked up here: between fork and exec as little as possible is done
+
+        def follow() -> None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, preexec_fn=follow, **told)
+
+
 @contextlib.contextmanager
-def serving(step: Step) -> Iterator[str]:
+def serving(step: Step, log: pathlib.Path) -> Iterator[str]:
     """Runs a serving command in the background while the block lasts.
 
     Args:
       step: its command keeps running and prints a line ending in "at ADDRESS" once it can be used.
+      log: file for what it logs, which is what it says to standard error.
 
     Yields:
       The address.
@@ -176,14 +193,15 @@ def serving(step: Step) -> Iterator[str]:
     Raises:
       HarmonizeError: the command ended before it was ready.
     """
-    process = subprocess.Popen(step.argv, stdout=subprocess.PIPE, text=True)
+    with log.open("ab") as file:
+        process = _started(step.argv, stderr=file, text=True)
     try:
         for line in process.stdout:
             if " at " in line:
                 yield line.rsplit(" at ", 1)[1].strip()
                 return
         raise HarmonizeError(
-            f"{step.name} ended with status {process.wait()} before it was ready; mend what it says above. "
+            f"{step.name} ended with status {process.wait()} before it was ready; mend what it says in {log}. "
             f"Received: {' '.join(step.flags)}"
         )
     finally:

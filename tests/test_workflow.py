@@ -106,8 +106,9 @@ def test_a_file_that_a_flag_names_is_an_input(copy, tmp_path):
     assert copy.outputs[0].read_text() == "11"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_reaches_the_step_once_and_waits_for_it(tmp_path, number):
+@pytest.fixture
+def stoppable(tmp_path):
+    """A run in another process, in the middle of a step that takes half a second to stop, and where that says so."""
     step = (
         "import pathlib, signal, sys, time\nseen = pathlib.Path(sys.argv[1])\n"
         "def stop(number, _):\n seen.open('a').write(f'{number} '); time.sleep(0.5); seen.open('a').write('saved '); "
@@ -123,13 +124,31 @@ def test_a_signal_reaches_the_step_once_and_waits_for_it(tmp_path, number):
     seen = tmp_path / "seen.txt"
     arguments = [sys.executable, "-c", outer, str(tmp_path / "log"), step, str(seen)]
     process = subprocess.Popen(arguments, start_new_session=True)
+    wait_until(seen.with_suffix(".up").exists)
+    return process, seen
+
+
+def wait_until(true):
     end = time.monotonic() + 60
-    while not seen.with_suffix(".up").exists():
+    while not true():
         assert time.monotonic() < end
         time.sleep(0.05)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_reaches_the_step_once_and_waits_for_it(stoppable, number):
+    process, seen = stoppable
     os.killpg(process.pid, number)  # as a terminal sends it: to all that are in the foreground
     assert process.wait(60) == 128 + number
     assert seen.read_text() == f"{signal.SIGTERM} saved "
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process that its parent is gone")
+def test_the_step_of_a_run_that_is_killed_saves_its_work_and_ends(stoppable):
+    process, seen = stoppable
+    process.kill()
+    process.wait(60)
+    wait_until(lambda: seen.exists() and seen.read_text() == f"{signal.SIGTERM} saved ")
 
 
 def test_what_a_step_says_and_what_came_of_it_is_kept(tmp_path, capfd):
@@ -145,13 +164,15 @@ def test_what_a_step_says_and_what_came_of_it_is_kept(tmp_path, capfd):
 
 def test_a_step_runs_beside_its_service_and_is_told_the_address(tmp_path):
     server = python(
-        "import time; print('loading', flush=True); print('serving m at h:7', flush=True); time.sleep(60)", []
+        "import sys, time; print('look at this', file=sys.stderr); print('loading', flush=True)\n"
+        "print('serving m at h:7', flush=True); time.sleep(60)"
     )
     out = tmp_path / "out.txt"
     step = python("import sys; open(sys.argv[1], 'a').write(sys.argv[2])", [str(out), "{address}"], [], [out], server)
     workflow.run([step], tmp_path / "log")
     workflow.run([step], tmp_path / "log")
     assert out.read_text() == "h:7"
+    assert (tmp_path / "log" / "1-python.python.log").read_text() == "look at this\n"
 
 
 def test_a_service_that_ends_before_it_is_ready_is_an_error(tmp_path):

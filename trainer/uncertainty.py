@@ -5,7 +5,6 @@ for Laplace's. What they are at each pixel is learnt on the training split; how 
 validation split, since errors on what was trained on are too small.
 """
 
-import itertools
 import logging
 
 import keras
@@ -90,7 +89,8 @@ def likelihood_loss(output: tf.Tensor, sigma: tf.Tensor, targets: Tensors, std: 
 def _calibrate(model: Harmonizer, config: Config, info: DatasetInfo) -> None:
     """Makes `QUANTILE` of the validation split's errors, of each band, lie within the interval of that level."""
     judged, ratios = tf.function(model.judged), []
-    for inputs, targets in itertools.islice(dataset.paired(info, "val", batch=1, pan=config.pan), CALIBRATED):
+    chosen = spread_sample(info.counts["val"], config.seed)
+    for inputs, targets, _ in dataset.described(info, "val", batch=1, pan=config.pan, chosen=chosen):
         output, sigma = judged(inputs)
         ratio = np.abs(output - targets["sentinel_ms"]) / sigma
         ratios.append(ratio[targets["mask"].numpy()[..., 0] > 0])
@@ -99,3 +99,9 @@ def _calibrate(model: Harmonizer, config: Config, info: DatasetInfo) -> None:
     factors = np.quantile(np.concatenate(ratios), QUANTILE, axis=0) / half_width(QUANTILE)
     model.spread.calibration.assign(factors)
     _log.info("uncertainty: calibrated by %s", ", ".join(f"{x:.2f}" for x in factors))
+
+
+def spread_sample(count: int, seed: int) -> list[int]:
+    """Numbers below `count`, at most `CALIBRATED`, rising: one, drawn by the seed, from each of as many equal parts."""
+    edges = np.linspace(0, count, min(CALIBRATED, count) + 1).astype(int)
+    return np.random.default_rng(seed).integers(edges[:-1], edges[1:]).tolist()

@@ -9,7 +9,7 @@ from harmonize_tf import dataset
 from harmonize_tf.dataset import DatasetInfo
 from harmonize_tf.models.harmonizer import load
 from harmonize_tf.models.uncertainty import half_width
-from trainer.uncertainty import likelihood_loss
+from trainer.uncertainty import CALIBRATED, likelihood_loss, spread_sample
 
 
 def test_the_loss_is_laplaces_negative_log_likelihood_of_clear_pixels():
@@ -22,6 +22,15 @@ def test_the_loss_is_laplaces_negative_log_likelihood_of_clear_pixels():
     b = sigma / np.sqrt(2) / std
     expected = -stats.laplace.logpdf(output / std, truth / std, b)[mask[..., 0] > 0].mean() - np.log(2)
     assert float(ours) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 1000])
+def test_patches_for_calibration_come_from_all_of_the_split(count):
+    numbers = spread_sample(count, seed=3)
+    assert len(numbers) == min(count, CALIBRATED) and numbers == sorted({*numbers}) and numbers[-1] < count
+    assert np.diff([0, *numbers, count]).max() <= 2 * -(-count // CALIBRATED)
+    assert numbers == spread_sample(count, seed=3)
+    assert count < 2 * CALIBRATED or numbers != spread_sample(count, seed=4)
 
 
 def test_a_model_learns_to_tell_its_error_and_its_output_stays_the_same(tmp_path):
