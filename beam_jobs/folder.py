@@ -7,9 +7,10 @@ import logging
 import os
 import pathlib
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from harmonize_tf.errors import FlagError, HarmonizeError
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises all that it logs
 
 STAGING = "_staging"
+CHUNK = 1 << 24  # bytes of a file that `store` holds in memory
 AT_ONCE = 16  # requests that `read_many` and `delete` have in flight
 
 ATTEMPTS, PAUSE_S = 4, 0.5  # of what fails for passing reasons, beside gcsfs's own; the pauses double
@@ -151,6 +153,41 @@ class Folder:
         finally:
             with contextlib.suppress(Exception):  # what is left behind `tidy` removes
                 fs.rm_file(staged)
+
+    @contextlib.contextmanager
+    def workplace(self) -> Iterator[pathlib.Path]:
+        """A folder on this machine, gone at the end, for files that `store` then takes: here, or beside buckets.
+
+        Raises:
+          StorageError: the disk is full, or the like.
+        """
+        fs, staging = self._find(STAGING)
+        try:
+            if local := isinstance(fs, LocalFileSystem):
+                os.makedirs(staging, exist_ok=True)
+            place = tempfile.TemporaryDirectory(dir=staging if local else None, ignore_cleanup_errors=True)
+        except OSError as error:
+            told = StorageError(f"{error}; mend that, then run the same command again. Received: {self}")
+            told.lasting = True
+            raise told from error
+        with place as path:
+            yield pathlib.Path(path)
+
+    @_patient
+    def store(self, name: str, path: pathlib.Path) -> None:
+        """Puts a file from this machine here; one from the `workplace` of a folder on this disk is moved.
+
+        Args:
+          name: of the file here; one that is there is replaced.
+          path: where it is now.
+        """
+        fs, target = self._find(name)
+        if isinstance(fs, LocalFileSystem) and path.is_relative_to(self._find(STAGING)[1]):
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            os.replace(path, target)
+            return
+        with path.open("rb") as file:
+            self._write(name, iter(lambda: file.read(CHUNK), b""))
 
     @_patient
     def read(self, name: str) -> bytes:

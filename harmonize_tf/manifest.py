@@ -11,6 +11,7 @@ import harmonize_tf
 from harmonize_tf.errors import ModelError
 from harmonize_tf.radiometry import Bandpass
 
+FILE = "assets.extra/harmonize.json"  # in a version's folder
 UNCERTAINTY = "_uncertainty"  # what a band's name is followed by
 
 

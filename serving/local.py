@@ -4,12 +4,13 @@ import pathlib
 
 import numpy as np
 
+from harmonize_tf import manifest
 from harmonize_tf.errors import ModelError
 from harmonize_tf.manifest import Manifest
 from serving.model_store import versions
 from serving.servable import RequestError, Servable
 
-MANIFEST_FILE = pathlib.PurePath("assets.extra", "harmonize.json")
+MANIFEST_FILE = pathlib.PurePath(manifest.FILE)
 
 
 class LocalPredictor:
