@@ -7,9 +7,9 @@ scenes.json          what all of it came to; written last: a folder without it i
 flags.txt            repeats the job
 """
 
+import collections
 import dataclasses
 import json
-import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -83,21 +83,15 @@ def _parse(content: bytes) -> Outcome | None:
         return None
 
 
-def store(folder: Folder, task: Task, outcome: Outcome, products: pathlib.Path | None = None) -> None:
-    """Stores a scene's products and then what became of it; an earlier product is replaced whole, or left.
+def begin(folder: Folder, task: Task) -> list[str]:
+    """Forgets what became of a scene, whose products are to be replaced, and returns the names of those."""
+    known = of(folder, task)
+    folder.delete([_file(task)])
+    return list(known.files) if known else []
 
-    Args:
-      folder: of all products.
-      task: the scene.
-      outcome: what became of it.
-      products: folder of its files on this machine; a STAC item goes after what it describes.
-    """
-    if products is not None:
-        earlier = of(folder, task) or outcome
-        names = [*earlier.files, *outcome.files]
-        folder.delete([_file(task), *(name for name in names if name not in outcome.files or name.endswith(".json"))])
-        for name in sorted(outcome.files, key=lambda name: (name.endswith(".json"), name)):
-            folder.store(name, products / pathlib.PurePosixPath(name).name)
+
+def store(folder: Folder, task: Task, outcome: Outcome) -> None:
+    """Writes down what became of a scene."""
     folder.write(_file(task), (json.dumps(dataclasses.asdict(outcome), sort_keys=True) + "\n").encode())
 
 
@@ -132,11 +126,11 @@ def finish(
         )
     counted = {kind: sum(one.kind == kind for one in dead) for kind in (TRANSIENT, PERMANENT)}
     if len(dead) > max_dead * len(tasks):
-        first = dead[0].error.splitlines()[0]
+        reason, times = collections.Counter(one.error.splitlines()[0] for one in dead).most_common(1)[0]
         raise FlagError(
             f"{len(dead)} of {len(tasks)} scenes could not be made ({counted[TRANSIENT]} for passing reasons, "
             f"{counted[PERMANENT]} for good), as {DEAD} lists: mend them and run the same command again, or do without "
-            f"them by --max_dead_fraction. The first one: {dead[0].scene}: {first} "
+            f"them by --max_dead_fraction. {times} of them: {reason} "
             f"Received: max_dead_fraction={max_dead:g}, out={folder}"
         )
     now = {task.name for task in todo}

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import pathlib
 import threading
 import time
 import traceback
@@ -134,18 +135,25 @@ class Maker:
         if self._stopped is not None:
             raise TransientError(self._stopped)
         identity = models.identity(self._predictor.manifest, self._predictor.version)
-        before = outcomes.of(self._job.folder, task)
-        if before and before.stands(task, identity, self._job.folder.sizes(task.name)):
-            return before  # Beam had lost what it knew of it
+        folder = self._job.folder
+        known = outcomes.of(folder, task)
+        if known and known.stands(task, identity, folder.sizes(task.name)):
+            return known  # Beam had lost what it knew of it
         started = time.monotonic()
         source = GeoTiffSource(task.path)
-        with self._job.folder.workplace() as place:
-            path = place / f"{task.name}.tif"
-            product = products.harmonize(source, _scene(source, task), _Interruptible(self._predictor), path)
-            rows, columns = product.grid.shape
-            files = {f"{task.name}/{file.name}": file.stat().st_size for file in sorted(place.iterdir())}
-            outcome = Outcome(task.path, identity, files, rows * columns, round(time.monotonic() - started, 3))
-            outcomes.store(self._job.folder, task, outcome, place)
+        scene = _scene(source, task)
+        earlier = outcomes.begin(folder, task)
+        with folder.workplace(task.name) as place:
+            product = products.harmonize(source, scene, _Interruptible(self._predictor), place / f"{task.name}.tif")
+            paths = [path for path in vars(product).values() if isinstance(path, pathlib.Path)]
+            paths.sort(key=lambda path: (path.suffix == ".json", path.name))  # a STAC item describes the others
+            files = {f"{task.name}/{path.name}": path for path in paths}
+            folder.delete(name for name in earlier if name not in files)
+            folder.store(files)
+            sizes = {name: path.stat().st_size for name, path in files.items()}
+        rows, columns = product.grid.shape
+        outcome = Outcome(task.path, identity, sizes, rows * columns, round(time.monotonic() - started, 3))
+        outcomes.store(folder, task, outcome)
         return outcome
 
 

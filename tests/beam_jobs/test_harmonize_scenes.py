@@ -1,4 +1,5 @@
 import contextlib
+import dataclasses
 import errno
 import functools
 import json
@@ -28,8 +29,9 @@ MANIFEST = Manifest(
     "nearest", BANDS, "toa", True, halo=2, multiple=1, sigma=(1.1,) * 4, bandpass=Bandpass((1.0,) * 4, (0.0,) * 4, "")
 )
 
-# Names of the scenes that were begun, and functions that are called with the product's path before each is made.
-BEGUN, TROUBLE = [], []
+# Names of the scenes that were begun, functions that are called with the product's path before each is made, and
+# functions of the product afterwards.
+BEGUN, TROUBLE, MORE = [], [], []
 
 
 class Nearest:
@@ -51,10 +53,11 @@ def watched(monkeypatch):
         BEGUN.append(path.stem)
         for cause in TROUBLE:
             cause(path)
-        return harmonize(source, scene, predictor, path)
+        product = harmonize(source, scene, predictor, path)
+        return MORE[0](product) if MORE else product
 
-    BEGUN.clear()
-    TROUBLE.clear()
+    for kept in (BEGUN, TROUBLE, MORE):
+        kept.clear()
     monkeypatch.setattr(products, "harmonize", watch)
     monkeypatch.setattr(predictors, "local", lambda directory: contextlib.nullcontext(Nearest(directory)))
 
@@ -199,16 +202,18 @@ def test_a_disk_without_room_for_a_product_is_told_and_no_more_is_begun(landsat,
     assert run(tmp_path, landsat, f"--model={model}")["made"] == 4
 
 
-def test_a_disk_that_is_full_when_a_product_is_stored_leaves_it_out_and_begins_no_more(
+def test_a_disk_that_is_full_when_a_product_is_there_leaves_it_out_and_begins_no_more(
     landsat, model, tmp_path, monkeypatch
 ):
-    def full(*_):
-        raise OSError(errno.ENOSPC, "No space left on device")
+    write = Folder._write
+
+    def full(self, name, chunks):
+        if name.startswith("_outcomes/"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, name, chunks)
 
     with monkeypatch.context() as patch:
-        patch.setattr("beam_jobs.folder.os.replace", full)
-        patch.setattr(Folder, "check_writable", lambda self: None)
-        patch.setattr(Folder, "write", lambda *_: None)
+        patch.setattr(Folder, "_write", full)
         with pytest.raises(FlagError, match="4 of 4 scenes are not there yet.*run the same command again"):
             run(tmp_path, landsat, f"--model={model}")
     assert len(begun()) == 1
@@ -233,28 +238,56 @@ def test_scenes_whose_files_or_path_have_changed_are_made_again_and_no_other(lan
     assert begun() == ["alder", "birch", "cedar"]
 
 
+@dataclasses.dataclass(frozen=True)
+class Described(products.Product):
+    """A product with more files."""
+
+    item: pathlib.Path
+    quality: pathlib.Path
+
+
+def described(product):
+    more = [product.path.with_name(product.path.stem + ending) for ending in (".json", "_quality.tif")]
+    for path in more:
+        path.write_text("{}")
+    return Described(**vars(product), item=more[0], quality=more[1])
+
+
 def test_a_new_version_makes_all_again_and_nothing_of_the_old_products_is_left(landsat, model, tmp_path):
-    TROUBLE.append(lambda path: path.with_name(f"{path.stem}_old.txt").touch())
+    MORE.append(described)
     run(tmp_path, landsat, f"--model={model}")
-    TROUBLE.clear()
-    assert (tmp_path / "products/cedar/cedar_old.txt").exists()
+    MORE.clear()
+    assert (tmp_path / "products/cedar/cedar.json").exists()
     push(model, 10)  # newer than 9
     push(model, 9)
     told = run(tmp_path, landsat, f"--model={model}")
     assert (told["made"], told["version"]) == (4, "10")
-    assert not (tmp_path / "products/cedar/cedar_old.txt").exists()
+    assert sorted(path.name for path in (tmp_path / "products/cedar").iterdir()) == ["cedar.png", "cedar.tif"]
 
 
-def test_all_that_lies_beside_a_product_is_carried_along_and_its_item_comes_last(landsat, model, tmp_path, monkeypatch):
-    stored, store = [], Folder.store
-    monkeypatch.setattr(Folder, "store", lambda self, name, path: (stored.append(name), store(self, name, path)))
-    for ending in (".json", "_quality.tif"):
-        TROUBLE.append(lambda path, ending=ending: path.with_name(path.stem + ending).write_text("{}"))
+def test_all_files_of_a_product_come_into_a_bucket_and_its_item_last(landsat, model, tmp_path, monkeypatch):
+    stored, write = [], Folder._write
+    monkeypatch.setattr(Folder, "_write", lambda self, name, x: (stored.append(name), write(self, name, x)))
+    MORE.append(described)
+    with cloud.storage() as bucket:
+        for name in files(model):
+            Folder(f"{bucket}/model").write(name, (model / name).read_bytes())
+        Folder(f"{bucket}/lists").write("scenes.txt", "".join(f"{path}\n" for path in landsat.iterdir()).encode())
+        flags = [f"--scenes={bucket}/lists/scenes.txt", f"--model={bucket}/model", f"--out={bucket}/products"]
+        stored.clear()
+        harmonize_scenes.main(flags)
+        assert begun() == NAMES
+        harmonize_scenes.main(flags)
+        assert begun() == []
+        sizes = Folder(bucket).sizes("products")
+        content = Folder(f"{bucket}/products").read("birch/birch.tif")
+    birch = [f"birch/birch{ending}" for ending in (".png", ".tif", "_quality.tif", ".json")]
+    assert [name for name in stored if "birch" in name] == [*birch, "_outcomes/birch.json"]
+    assert {f"products/{name}" for name in birch} < set(sizes)
+    assert not [name for name in sizes if "_staging" in name]
+    MORE.clear()
     run(tmp_path, landsat, f"--model={model}")
-    expected = [f"{name}/{name}{ending}" for name in NAMES for ending in (".png", ".tif", "_quality.tif", ".json")]
-    assert sorted(stored) == sorted(expected)
-    assert [name for name in stored if name.startswith("birch")][-1] == "birch/birch.json"
-    assert set(expected) < set(files(tmp_path / "products"))
+    assert content == (tmp_path / "products/birch/birch.tif").read_bytes()
 
 
 def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(landsat, model, tmp_path):
@@ -271,22 +304,6 @@ def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(landsat, model, tmp_p
     TROUBLE.clear()
     assert run(tmp_path, landsat, f"--model={model}")["made_before"] == len(there)
     assert dead(tmp_path) == {}
-
-
-def test_a_model_and_products_in_a_bucket_serve_as_well(landsat, model, tmp_path):
-    with cloud.storage() as bucket:
-        for name in files(model):
-            Folder(f"{bucket}/model").write(name, (model / name).read_bytes())
-        Folder(f"{bucket}/lists").write("scenes.txt", "".join(f"{path}\n" for path in landsat.iterdir()).encode())
-        flags = [f"--scenes={bucket}/lists/scenes.txt", f"--model={bucket}/model", f"--out={bucket}/products"]
-        harmonize_scenes.main(flags)
-        assert begun() == NAMES
-        harmonize_scenes.main(flags)
-        assert begun() == []
-        content = Folder(f"{bucket}/products").read("birch/birch.tif")
-        assert not [name for name in Folder(bucket).sizes() if "_staging" in name]
-    run(tmp_path, landsat, f"--model={model}")
-    assert content == (tmp_path / "products/birch/birch.tif").read_bytes()
 
 
 def test_dataflow_gets_the_job_with_image_and_accelerator(model, tmp_path):
