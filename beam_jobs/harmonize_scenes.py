@@ -21,7 +21,7 @@ from apache_beam.ml.inference.base import RunInference
 from apache_beam.options.pipeline_options import PipelineOptions
 
 from beam_jobs import options, outcomes, progress, scene_list
-from beam_jobs.folder import Folder
+from beam_jobs.folder import STAGING, Folder
 from beam_jobs.models import ExportedModel, ServedModel
 from beam_jobs.scene_handler import Job, SceneHandler
 from beam_jobs.scene_list import Task
@@ -42,6 +42,8 @@ _MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name on 
 _MAX_DEAD_FRACTION = flags.DEFINE_float(
     "max_dead_fraction", 0.01, "Greatest share of scenes that may have failed.", 0, 1, flag_values=FLAGS
 )
+
+TODO = f"{STAGING}/scenes.jsonl"  # for the workers
 
 _log = logging.getLogger("harmonize")
 
@@ -74,11 +76,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     _log.info("%s: %s", out, _told(told))
 
 
-def add_to(pipeline: beam.Pipeline, tasks: Sequence[Task], job: Job) -> None:
+def add_to(pipeline: beam.Pipeline, job: Job) -> None:
     """Adds the whole job to a pipeline."""
     (
         pipeline
-        | "Scenes" >> beam.Create(tasks)
+        | "List" >> beam.Create([TODO])
+        | "Scenes" >> beam.FlatMap(scene_list.written, job.folder)
         | "Reshuffle" >> beam.Reshuffle()
         | "Harmonize" >> RunInference(SceneHandler(job))
     )
@@ -89,16 +92,19 @@ def _make(out: Folder, todo: Sequence[Task], job: Job, beam_options: PipelineOpt
     out.delete([outcomes.SCENES])
     out.tidy()
     out.write(outcomes.FLAGS, FLAGS.flags_into_string().encode())
+    scene_list.write(out, TODO, todo)
     stop = stoppable() if options.in_this_process(beam_options) else contextlib.nullcontext()
     shown = progress.show("scenes", len(todo), "scenes")
     try:
         with stop, shown, options.pipeline(beam_options) as pipeline:
-            add_to(pipeline, todo, job)
+            add_to(pipeline, job)
     except RuntimeError as error:  # Beam has logged where, and what it was
         raise FlagError(
             f"the job ended early ({str(error).splitlines()[-1]}); what is finished stays, run the same command "
             f"again. Received: out={out}"
         ) from error
+    finally:
+        out.delete([TODO])
 
 
 def _check_flags(beam_options: PipelineOptions) -> None:

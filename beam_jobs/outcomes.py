@@ -27,7 +27,7 @@ class Outcome:
     """What became of a scene: products, or a reason why there are none.
 
     Attributes:
-      scene: its path.
+      scene: its path, without what a URL may have after `?`.
       identity: of the model (`models.identity`); empty where none was asked.
       files: bytes of each product by its name in the folder.
       pixels: of the product, at 10 m.
@@ -53,7 +53,7 @@ class Outcome:
           sizes: bytes of what is there, by name.
         """
         whole = bool(self.files) and all(sizes.get(name) == size for name, size in self.files.items())
-        return whole and self.scene == task.path and self.identity == identity
+        return whole and self.scene == task.scene and self.identity == identity
 
 
 def of(folder: Folder, task: Task) -> Outcome | None:
@@ -73,7 +73,7 @@ def survey(
     found = {there[file]: _parse(content) for file, content in folder.read_many(there).items()}
     known = {task: outcome for task, outcome in found.items() if outcome is not None}
     made = {task.name: outcome for task, outcome in known.items() if outcome.stands(task, identity, sizes)}
-    return made, {task.name: one for task, one in known.items() if one.kind and one.scene == task.path}
+    return made, {task.name: one for task, one in known.items() if one.kind and one.scene == task.scene}
 
 
 def _parse(content: bytes) -> Outcome | None:

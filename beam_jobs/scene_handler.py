@@ -97,7 +97,7 @@ class Maker:
                 return "left out"
             except StorageError as error:
                 self._full = error.lasting  # what were made now would be lost
-                _log.error("scene %s: %s", task.path, error)
+                _log.error("scene %s: %s", task.scene, error)
                 outcome = None
         state = "left out" if outcome is None else "dead" if outcome.kind else "made"
         Metrics.counter("scenes", f"{state}, {outcome.kind}" if state == "dead" else state).inc()
@@ -124,7 +124,7 @@ class Maker:
         except Exception as error:  # a bug must not stop the other scenes, nor be lost
             if cancelled.is_set():
                 raise CancelledError from error
-            _log.exception("scene %s", task.path)
+            _log.exception("scene %s", task.scene)
             outcome = _dead(task, PERMANENT, f"{error!r}\n{traceback.format_exc()}")
         outcomes.store(self._job.folder, task, outcome)
         return outcome
@@ -152,7 +152,7 @@ class Maker:
             folder.store(files)
             sizes = {name: path.stat().st_size for name, path in files.items()}
         rows, columns = product.grid.shape
-        outcome = Outcome(task.path, identity, sizes, rows * columns, round(time.monotonic() - started, 3))
+        outcome = Outcome(task.scene, identity, sizes, rows * columns, round(time.monotonic() - started, 3))
         outcomes.store(folder, task, outcome)
         return outcome
 
@@ -173,10 +173,11 @@ def _scene(source: GeoTiffSource, task: Task) -> Scene:
     landsat = [scene for scene in source.scenes() if scene.sensor == "landsat"]
     if len(landsat) != 1:
         raise SceneError(
-            f"expected one Landsat scene, a line of the list for each. Received: {len(landsat)} in {task.path}"
+            f"expected one Landsat scene, a line of the list for each. Received: {len(landsat)} in {task.scene}"
         )
     return landsat[0]
 
 
 def _dead(task: Task, kind: str, error: str) -> Outcome:
-    return Outcome(task.path, kind=kind, error=error)
+    _, _, signature = task.path.removeprefix(task.scene).partition("?")
+    return Outcome(task.scene, kind=kind, error=error.replace(signature, "...") if signature else error)

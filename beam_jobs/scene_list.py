@@ -1,8 +1,10 @@
 """The scenes that are to be made: a text file with one a line, and the name that each has in the folder of products."""
 
 import dataclasses
+import json
 import os
 import re
+from collections.abc import Iterable, Iterator
 
 from beam_jobs.folder import Folder, StorageError
 from harmonize_tf.errors import FlagError
@@ -24,6 +26,11 @@ class Task:
 
     name: str
     path: str
+
+    @property
+    def scene(self) -> str:
+        """The path without the query of a URL: a signature, which nobody else should see and which changes."""
+        return self.path.partition("?")[0] if "://" in self.path else self.path
 
 
 def read(path: str) -> list[Task]:
@@ -48,20 +55,30 @@ def read(path: str) -> list[Task]:
             continue
         task = _task(line)
         other = tasks.setdefault(task.name, task)
-        if other != task:
+        if other.scene != task.scene:
             raise FlagError(
                 f"two scenes would be {task.name} in the folder of products; leave one out, or rename it. Received: "
-                f"{other.path} and {task.path} in scenes={path}"
+                f"{other.scene} and {task.scene} in scenes={path}"
             )
     if not tasks:
         raise FlagError(f"expected a text file with a scene a line, and no line has one. Received: scenes={path}")
     return list(tasks.values())
 
 
+def write(folder: Folder, name: str, tasks: Iterable[Task]) -> None:
+    """Writes scenes down for the workers: a year's list is larger than what a job may be described by."""
+    folder.write(name, "".join(json.dumps(dataclasses.astuple(task)) + "\n" for task in tasks).encode())
+
+
+def written(name: str, folder: Folder) -> Iterator[Task]:
+    """What `write` has written."""
+    return (Task(*json.loads(line)) for line in folder.read(name).splitlines())
+
+
 def _task(line: str) -> Task:
-    path = line.rstrip("/") if "://" in line else os.path.abspath(line)
-    last = _ENDINGS.sub("", path).rpartition("/")[2]
+    task = Task("", line.rstrip("/") if "://" in line else os.path.abspath(line))
+    last = _ENDINGS.sub("", task.scene).rpartition("/")[2]
     name = _UNSAFE.sub("_", last).lstrip("._-")[:LONGEST]
     if not name:
-        raise FlagError(f"expected a path whose last part can name the products; rename it. Received: {line}")
-    return Task(name, path)
+        raise FlagError(f"expected a path whose last part can name the products; rename it. Received: {task.scene}")
+    return dataclasses.replace(task, name=name)

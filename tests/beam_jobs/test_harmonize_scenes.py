@@ -1,12 +1,12 @@
 import contextlib
 import dataclasses
 import errno
-import functools
 import json
 import os
 import pathlib
 import shutil
 import signal
+import threading
 
 import cloud
 import numpy as np
@@ -15,7 +15,7 @@ import rasterio
 import scene_files
 import tiny_models
 
-from beam_jobs import harmonize_scenes
+from beam_jobs import harmonize_scenes, stopping
 from beam_jobs.folder import Folder
 from harmonize_tf import predictors, products
 from harmonize_tf.errors import FlagError, HarmonizeError, ModelError, ServerError, TransientError
@@ -42,7 +42,8 @@ class Nearest:
         self.manifest, self.version = MANIFEST, pathlib.Path(directory).name
 
     def predict(self, ms, pan):
-        return {"sentinel_ms": ms.repeat(3, 1).repeat(3, 2), "quality": np.ones((1, *ms.shape[1:3], 1), np.uint8)}
+        codes = ms.repeat(3, 1).repeat(3, 2)
+        return {"sentinel_ms": codes, "quality": np.ones((*codes.shape[:3], 1), np.uint8)}
 
 
 @pytest.fixture(autouse=True)
@@ -293,7 +294,8 @@ def test_all_files_of_a_product_come_into_a_bucket_and_its_item_last(landsat, mo
 def test_ctrl_c_ends_in_order_and_the_same_command_goes_on(landsat, model, tmp_path):
     def interrupt(path):
         if path.stem == "cedar":
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            assert stopping.cancelled.wait(10)
 
     TROUBLE.append(interrupt)
     with pytest.raises(KeyboardInterrupt):
@@ -332,6 +334,21 @@ def test_dataflow_gets_the_job_with_image_and_accelerator(model, tmp_path):
     assert accelerator in job["environment"]["serviceOptions"]
 
 
+def test_names_come_from_paths_and_signatures_of_urls_are_never_written_down(model, tmp_path):
+    given = {
+        "LC08_1": "https://h/a/LC08_1_MTL.json?token=secret1",
+        "LC09_2": "gs://b/LC09_2.tar",
+        "a_b": f"{tmp_path}/a b/manifest.json",
+    }
+    again = "https://h/a/LC08_1_MTL.json?token=secret2"
+    flags = [listed(tmp_path, *given.values(), again), f"--out={tmp_path / 'products'}", f"--model={model}"]
+    with pytest.raises(FlagError, match="3 of 3"):
+        harmonize_scenes.main(flags)
+    found = files(tmp_path / "products")
+    assert {f"_outcomes/{name}.json" for name in given} < set(found)
+    assert not [name for name in found if "secret" in (tmp_path / "products" / name).read_text()]
+
+
 @pytest.mark.parametrize(
     "paths, told",
     [
@@ -368,36 +385,51 @@ def test_wrong_use_is_told_before_anything_is_made(flags, error, told, model, or
     assert begun() == []
 
 
-def test_servers_give_what_the_model_gives_and_one_that_went_away_costs_the_scene_in_work(
-    landsat, tmp_path, monkeypatch
-):
-    from serving import client
+class Away:
+    """A server: it is there as often as it is told, then away, and the window in work waits in vain."""
+
+    def __init__(self, times):
+        self.times = times
+
+    @contextlib.contextmanager
+    def __call__(self, target, name):
+        if not self.times:
+            raise ServerError("no model server answers")
+        yield self
+
+    manifest, version = MANIFEST, 1
+
+    def predict(self, ms, pan):
+        self.times -= 1
+        if not self.times:
+            raise ServerError("gave no answer")
+        return Nearest.predict(self, ms, pan)
+
+
+def test_a_server_that_goes_away_costs_the_scene_in_work_and_no_more_are_begun(landsat, model, tmp_path, monkeypatch):
+    target = ["--target=models:8500", "--model_name=nearest"]
+    monkeypatch.setattr(predictors, "served", Away(2))
+    with pytest.raises(FlagError, match="3 for passing reasons, 0 for good.* 2 of them: no model server answers"):
+        run(tmp_path, landsat, *target)
+    assert len(begun()) == 2
+    with pytest.raises(ServerError, match="no model server answers"):
+        run(tmp_path, landsat, *target)
+    monkeypatch.setattr(predictors, "served", Away(100))
+    told = run(tmp_path, landsat, *target)
+    assert (told["made"], told["made_before"]) == (3, 1)
+    assert dead(tmp_path) == {}
+    assert run(tmp_path, landsat, f"--model={model}")["made"] == 0, "it is the same model"
+
+
+def test_a_server_gives_what_the_model_gives(landsat, tmp_path, monkeypatch):
     from serving.local import LocalPredictor
     from serving.server import DevelopmentServer
 
-    monkeypatch.setattr(client, "Client", functools.partial(client.Client, timeout=2.0, connect_timeout=2.0))
     exported = tiny_models.export(tiny_models.harmonizer(level="toa"), tmp_path / "tiny")
-    running = DevelopmentServer({"tiny": exported.parent})
-
-    def kill(path):
-        if len(BEGUN) == 2:
-            running.stop()
-
-    TROUBLE.append(kill)
-    flags = [f"--target={running.address}", "--model_name=tiny"]
-    with pytest.raises(FlagError, match="3 for passing reasons, 0 for good"):
-        run(tmp_path, landsat, *flags)
-    assert len(begun()) == 2, "without a server no more are begun"
-    with pytest.raises(ServerError, match="no model server answers"):
-        run(tmp_path, landsat, *flags)
-    TROUBLE.clear()
     with DevelopmentServer({"tiny": exported.parent}) as server:
-        told = run(tmp_path, landsat, f"--target={server.address}", "--model_name=tiny")
-    assert (told["made"], told["made_before"]) == (3, 1)
-    assert dead(tmp_path) == {}
-    monkeypatch.setattr(predictors, "local", lambda directory: contextlib.nullcontext(LocalPredictor(directory)))
+        run(tmp_path, landsat, f"--target={server.address}", "--model_name=tiny")
     begun()
-    assert run(tmp_path, landsat, f"--model={exported.parent}")["made"] == 0, "it is the same model"
+    monkeypatch.setattr(predictors, "local", lambda directory: contextlib.nullcontext(LocalPredictor(directory)))
     (tmp_path / "products/birch/birch.tif").rename(tmp_path / "served.tif")
     run(tmp_path, landsat, f"--model={exported.parent}")
     assert begun() == ["birch"]
