@@ -129,13 +129,14 @@ def test_every_scene_is_made_once_as_by_itself_and_a_second_run_makes_none(lands
     flags = [scenes, f"--out={tmp_path / 'products'}", f"--model={model}"]
     harmonize_scenes.main(flags)
     assert begun() == NAMES
-    products_of = [f"{name}/{name}.{ending}" for name in NAMES for ending in ("png", "tif")]
+    (tmp_path / "alone").mkdir()
+    source = GeoTiffSource(landsat / "birch")
+    products.harmonize(source, source.scenes()[0], Nearest(model / "1"), tmp_path / "alone/birch.tif")
+    begun()
+    np.testing.assert_array_equal(read(tmp_path / "products/birch/birch.tif"), read(tmp_path / "alone/birch.tif"))
+    products_of = [f"{name}/{file.replace('birch', name)}" for name in NAMES for file in files(tmp_path / "alone")]
     of_the_job = ["dead.jsonl", "flags.txt", "scenes.json", *(f"_outcomes/{name}.json" for name in NAMES)]
     assert files(tmp_path / "products") == sorted(products_of + of_the_job)
-    source = GeoTiffSource(landsat / "birch")
-    products.harmonize(source, source.scenes()[0], Nearest(model / "1"), tmp_path / "alone.tif")
-    begun()
-    np.testing.assert_array_equal(read(tmp_path / "products/birch/birch.tif"), read(tmp_path / "alone.tif"))
     told = json.loads((tmp_path / "products/scenes.json").read_text())
     pixels = sum(read(tmp_path / f"products/{name}/{name}.tif")[0].size for name in NAMES)
     assert (told["scenes"], told["made"], told["made_before"]) == (4, 4, 0)
@@ -241,29 +242,28 @@ def test_scenes_whose_files_or_path_have_changed_are_made_again_and_no_other(lan
 
 @dataclasses.dataclass(frozen=True)
 class Described(products.Product):
-    """A product with more files."""
+    """A product with one file more."""
 
-    item: pathlib.Path
-    quality: pathlib.Path
+    notes: pathlib.Path
 
 
 def described(product):
-    more = [product.path.with_name(product.path.stem + ending) for ending in (".json", "_quality.tif")]
-    for path in more:
-        path.write_text("{}")
-    return Described(**vars(product), item=more[0], quality=more[1])
+    notes = product.path.with_name(f"{product.path.stem}_notes.json")
+    notes.write_text("{}")
+    return Described(**vars(product), notes=notes)
 
 
 def test_a_new_version_makes_all_again_and_nothing_of_the_old_products_is_left(landsat, model, tmp_path):
     MORE.append(described)
     run(tmp_path, landsat, f"--model={model}")
     MORE.clear()
-    assert (tmp_path / "products/cedar/cedar.json").exists()
+    assert (tmp_path / "products/cedar/cedar_notes.json").exists()
     push(model, 10)  # newer than 9
     push(model, 9)
     told = run(tmp_path, landsat, f"--model={model}")
     assert (told["made"], told["version"]) == (4, "10")
-    assert sorted(path.name for path in (tmp_path / "products/cedar").iterdir()) == ["cedar.png", "cedar.tif"]
+    assert (tmp_path / "products/cedar/cedar.tif").exists()
+    assert not (tmp_path / "products/cedar/cedar_notes.json").exists()
 
 
 def test_all_files_of_a_product_come_into_a_bucket_and_its_item_last(landsat, model, tmp_path, monkeypatch):
@@ -282,8 +282,9 @@ def test_all_files_of_a_product_come_into_a_bucket_and_its_item_last(landsat, mo
         assert begun() == []
         sizes = Folder(bucket).sizes("products")
         content = Folder(f"{bucket}/products").read("birch/birch.tif")
-    birch = [f"birch/birch{ending}" for ending in (".png", ".tif", "_quality.tif", ".json")]
-    assert [name for name in stored if "birch" in name] == [*birch, "_outcomes/birch.json"]
+    *birch, outcome = [name for name in stored if "birch" in name]
+    assert {"birch/birch.png", "birch/birch.tif"} < set(birch)
+    assert (birch[-1], outcome) == ("birch/birch_notes.json", "_outcomes/birch.json")
     assert {f"products/{name}" for name in birch} < set(sizes)
     assert not [name for name in sizes if "_staging" in name]
     MORE.clear()
