@@ -181,6 +181,16 @@ def test_a_bug_costs_the_scene_that_it_meets_and_leaves_its_traceback(landsat, m
     assert (name, kind) == ("birch", "permanent") and "in fail" in error
 
 
+def test_a_worker_without_tensorflow_is_told_what_it_lacks(landsat, model, tmp_path, monkeypatch):
+    def missing(directory):
+        raise ImportError("No module named 'tensorflow'")
+
+    monkeypatch.setattr(predictors, "local", missing)
+    with pytest.raises(FlagError, match=r"4 of them: No module named 'tensorflow'; install harmonize_tf\[serve\]"):
+        run(tmp_path, landsat, f"--model={model}")
+    assert begun() == []
+
+
 def test_what_passes_is_told_from_what_lasts(landsat, model, tmp_path):
     def fail(path):
         if path.stem == "cedar":
