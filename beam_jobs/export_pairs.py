@@ -22,10 +22,11 @@ from absl import flags
 from apache_beam.options.pipeline_options import GoogleCloudOptions, PipelineOptions
 
 from beam_jobs import estimate, exports, options, plan, progress, settings, shards, tally
-from beam_jobs.export_shard import ExportShard, Job, stoppable
+from beam_jobs.export_shard import ExportShard, Job, stop_squares
 from beam_jobs.folder import Folder
 from beam_jobs.plan import Plan, Task
 from beam_jobs.settings import Settings
+from beam_jobs.stopping import stoppable
 from harmonize_tf import command, pairing, patches, sensors
 from harmonize_tf.errors import FlagError
 from harmonize_tf.sources import SceneSource
@@ -175,7 +176,7 @@ def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: Pi
             folder, source, wanted, export.about["level"], export.about["pan"], export.splits,
             _threads(beam_options, readers), readers, _RETRY_DEAD.value,
         )  # fmt: skip
-        stop = stoppable() if options.in_this_process(beam_options) else contextlib.nullcontext()
+        stop = stoppable(stop_squares) if options.in_this_process(beam_options) else contextlib.nullcontext()
         shown = progress.show("export", sum(task.patches for task in todo), "patches")
         try:
             with stop, shown, options.pipeline(beam_options) as pipeline:

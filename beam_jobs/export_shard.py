@@ -1,10 +1,8 @@
 """The job's one transform: a shard's squares fetched by threads, judged, encoded and written."""
 
-import contextlib
 import dataclasses
 import functools
 import logging
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
@@ -20,6 +18,7 @@ from beam_jobs.plan import PLAN, Task
 from beam_jobs.settings import Settings
 from beam_jobs.shards import PERMANENT, TRANSIENT, Harvest
 from beam_jobs.squares import Square
+from beam_jobs.stopping import cancelled
 from beam_jobs.tally import Tally
 from harmonize_tf import records
 from harmonize_tf.errors import HarmonizeError, PermanentError, SceneError, TransientError
@@ -27,7 +26,6 @@ from harmonize_tf.sources import SceneSource
 
 _log = logging.getLogger("harmonize")
 _lock = threading.Lock()
-_cancelled = threading.Event()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,12 +69,12 @@ class ExportShard(beam.DoFn):
 
     def process(self, task: Task) -> Iterator[int]:
         """Makes a shard, or the rest of one; one that cannot be stored is left out, for the same command to make."""
-        if self._full or _cancelled.is_set():
+        if self._full or cancelled.is_set():
             return
         try:
             manifest = self._made(task)
         except (CancelledError, RuntimeError):  # its threads were told to stop, or had ended before it asked them
-            if _cancelled.is_set():
+            if cancelled.is_set():
                 return
             raise
         except StorageError as error:
@@ -125,7 +123,7 @@ class ExportShard(beam.DoFn):
         except MemoryError:
             raise
         except Exception as error:  # a bug must not stop the other squares, nor be lost
-            if _cancelled.is_set():
+            if cancelled.is_set():
                 raise CancelledError from error
             _log.exception("square %s", square.id)
             return _dead(square, PERMANENT, f"{error!r}\n{traceback.format_exc()}")
@@ -179,32 +177,7 @@ def _pool(name: str, threads: int) -> ThreadPoolExecutor:
         return _pools[name, threads]
 
 
-@contextlib.contextmanager
-def stoppable() -> Iterator[None]:
-    """Lets Ctrl-C end a job of this process in order: what is in work ends, no shard that is not whole is written.
-
-    Left alone, Beam would break off in the middle, with a traceback of each of its threads. A second Ctrl-C does that.
-
-    Raises:
-      KeyboardInterrupt: at the end, if there was one.
-    """
-    _cancelled.clear()
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-
-    def stop(*_: object) -> None:
-        signal.signal(signal.SIGINT, before)
-        _cancelled.set()
-        # Without the lock, which this very thread may hold. The readers have to end their work.
-        for key in [key for key in list(_pools) if key[0] == "squares"]:
-            _pools.pop(key).shutdown(wait=False, cancel_futures=True)
-
-    signal.signal(signal.SIGINT, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if _cancelled.is_set():
-        raise KeyboardInterrupt
+def stop_squares() -> None:
+    """Lets the process's threads take no more squares. The readers have to end their work."""
+    for key in [key for key in list(_pools) if key[0] == "squares"]:
+        _pools.pop(key).shutdown(wait=False, cancel_futures=True)

@@ -7,9 +7,10 @@ import logging
 import os
 import pathlib
 import shutil
+import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -25,6 +26,7 @@ from harmonize_tf.errors import FlagError, HarmonizeError
 logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it raises all that it logs
 
 STAGING = "_staging"
+CHUNK = 1 << 24  # bytes of a file that is put into a bucket, held in memory
 AT_ONCE = 16  # requests that `read_many` and `delete` have in flight
 
 ATTEMPTS, PAUSE_S = 4, 0.5  # of what fails for passing reasons, beside gcsfs's own; the pauses double
@@ -45,6 +47,14 @@ class StorageError(HarmonizeError):
     lasting = False
 
 
+def _told(error: Exception, folder: "Folder", lasting: bool) -> StorageError:
+    told = StorageError(
+        f"{error or type(error).__name__}; mend that, then run the same command again. Received: {folder}"
+    )
+    told.lasting = lasting
+    return told
+
+
 def _patient(method: Callable[..., _Result]) -> Callable[..., _Result]:
     """A method of `Folder` that tries again, and ends in a `StorageError`; that a file is not there is an answer."""
 
@@ -58,10 +68,7 @@ def _patient(method: Callable[..., _Result]) -> Callable[..., _Result]:
             except Exception as error:  # each filesystem raises what it likes
                 lasting = isinstance(error, OSError) and error.errno in LASTING
                 if lasting or attempt == ATTEMPTS - 1:
-                    told = StorageError(f"{error or type(error).__name__}; mend that, then run the same command again. "
-                                        f"Received: {self}")  # fmt: skip
-                    told.lasting = lasting
-                    raise told from error
+                    raise _told(error, self, lasting) from error
                 time.sleep(PAUSE_S * 2**attempt)
         raise AssertionError
 
@@ -151,6 +158,42 @@ class Folder:
         finally:
             with contextlib.suppress(Exception):  # what is left behind `tidy` removes
                 fs.rm_file(staged)
+
+    @contextlib.contextmanager
+    def workplace(self, name: str) -> Iterator[pathlib.Path]:
+        """A folder on this machine for files that belong below `name` here: that very folder, or one for a bucket.
+
+        Raises:
+          StorageError: the disk is full, or the like.
+        """
+        fs, path = self._find(name)
+        with contextlib.ExitStack() as stack:
+            try:
+                if isinstance(fs, LocalFileSystem):
+                    os.makedirs(path, exist_ok=True)
+                    stack.callback(_remove_if_empty, path)
+                else:
+                    path = stack.enter_context(tempfile.TemporaryDirectory())
+            except OSError as error:
+                raise _told(error, self, lasting=True) from error
+            yield pathlib.Path(path)
+
+    def store(self, files: Mapping[str, pathlib.Path]) -> None:
+        """Puts files from their workplace here; on this disk they are here already.
+
+        Args:
+          files: where each is, by its name here. The last, which describes the others, goes first and comes last.
+        """
+        fs, _ = self._opened
+        if not isinstance(fs, LocalFileSystem):
+            self.delete([*files][-1:])
+            for name, path in files.items():
+                self._put(name, path)
+
+    @_patient
+    def _put(self, name: str, path: pathlib.Path) -> None:
+        with path.open("rb") as file:
+            self._write(name, iter(lambda: file.read(CHUNK), b""))
 
     @_patient
     def read(self, name: str) -> bytes:
@@ -251,6 +294,11 @@ class Folder:
             shutil.rmtree(staging, ignore_errors=True)
         else:
             self.delete(f"{STAGING}/{pathlib.PurePosixPath(path).name}" for path in fs.find(staging))
+
+
+def _remove_if_empty(path: str) -> None:
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
 
 
 def _at_once(function: Callable[[str], _Result], names: list[str]) -> list[_Result]:

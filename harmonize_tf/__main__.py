@@ -25,6 +25,7 @@ COMMANDS = {
     "verify": ("serving.verify", "whether an exported version, or a server of it, answers as the model did"),
     "serve": ("serving.server", "development server with TensorFlow Serving's gRPC API"),
     "scene": ("serving.scene", "a Landsat scene in, a Cloud Optimized GeoTIFF at 10 m out"),
+    "scenes": ("beam_jobs.harmonize_scenes", "scenes by the thousand, by Apache Beam: a list in, GeoTIFFs out"),
 }
 
 

@@ -12,6 +12,7 @@ from harmonize_tf.errors import ModelError
 from harmonize_tf.radiometry import Bandpass
 from harmonize_tf.sensors import CODE
 
+FILE = "assets.extra/harmonize.json"  # in a version's folder
 UNCERTAINTY = "_uncertainty"  # what a band's name is followed by
 
 

@@ -1,4 +1,4 @@
-"""That the commands of docs/export.md run as they are written."""
+"""That the commands of docs/export.md and docs/scaling.md run as they are written."""
 
 import os
 import pathlib
@@ -7,16 +7,16 @@ import shlex
 import subprocess
 import sys
 
-from beam_jobs import export_pairs, options
+from beam_jobs import export_pairs, harmonize_scenes, options
 from harmonize_tf import command
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-EXPORT = (ROOT / "docs" / "export.md").read_text()
+EXPORT, SCALING = ((ROOT / "docs" / name).read_text() for name in ("export.md", "scaling.md"))
 
 
-def commands(heading: str) -> list[str]:
+def commands(heading: str, text: str = EXPORT) -> list[str]:
     """The shell commands under a heading."""
-    section = re.search(rf"^## {heading}\n(.*?)(?=^## )", EXPORT, re.MULTILINE | re.DOTALL)[1]
+    section = re.search(rf"^## {heading}\n(.*?)(?=^## )", text, re.MULTILINE | re.DOTALL)[1]
     return re.findall(r"^```sh\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
 
 
@@ -42,3 +42,11 @@ def test_the_dataflow_command_is_understood_and_shares_the_quota_as_the_text_say
     rest = command.parse(export_pairs.FLAGS, argv, known_only=True)
     assert options.share(options.pipeline_options(rest, 2, export_pairs.FLAGS), 40) == 2
     assert "40 / (10 x 2) = 2" in EXPORT
+
+
+def test_the_dataflow_command_for_scenes_gives_each_worker_one_process():
+    (text,) = commands("On Dataflow", SCALING)
+    python, _, module, *argv = shlex.split(text.replace("\\\n", " "))
+    assert (python, module) == ("python", "beam_jobs.harmonize_scenes")
+    rest = command.parse(harmonize_scenes.FLAGS, argv, known_only=True)
+    assert options.processes(options.pipeline_options(rest, 1, harmonize_scenes.FLAGS)) == 100

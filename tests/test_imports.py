@@ -30,7 +30,8 @@ harmonize_tf.sources.simulated harmonize_tf.tiling harmonize_tf.workflow harmoni
 harmonize_tf.testing.earth_engine_emulator beam_jobs.estimate beam_jobs.export_pairs beam_jobs.export_shard
 beam_jobs.exports beam_jobs.folder beam_jobs.options beam_jobs.plan beam_jobs.progress beam_jobs.settings
 beam_jobs.shards beam_jobs.squares beam_jobs.summary beam_jobs.tally beam_jobs.transforms
-beam_jobs.compute_statistics harmonize_tf.statistics.schema
+beam_jobs.compute_statistics beam_jobs.harmonize_scenes beam_jobs.models beam_jobs.outcomes beam_jobs.scene_handler
+beam_jobs.scene_list beam_jobs.stopping harmonize_tf.statistics.schema
 """.split()
 
 

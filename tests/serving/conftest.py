@@ -3,46 +3,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-
-from harmonize_tf.radiometry import Bandpass
-
-BANDS = ("blue", "green", "red", "nir")
+import tiny_models
+from tiny_models import BANDS
 
 
 @pytest.fixture(scope="session")
 def make_harmonizer():
     """Makes a tiny Harmonizer with given arguments; equal arguments give equal weights."""
-    return _make_harmonizer
-
-
-def _make_harmonizer(**changes):
-    import keras
-
-    from harmonize_tf.models.harmonizer import Harmonizer
-
-    arguments = dict(
-        bands=BANDS,
-        level="sr",
-        uses_pan=True,
-        bandpass=Bandpass((1.01, 0.99, 1.02, 1.0), (0.001, -0.001, 0.002, 0.0), "made up"),
-        sigma=(1.1, 1.1, 1.15, 1.2),
-        mean=(0.05, 0.08, 0.1, 0.25),
-        std=(0.05, 0.05, 0.06, 0.1),
-        blocks=1,
-        filters=4,
-    )
-    keras.utils.set_random_seed(1)
-    return Harmonizer(**arguments | changes)
+    return tiny_models.harmonizer
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory, make_harmonizer):
     """A tiny Harmonizer and the folder with the one version that was exported of it."""
-    from serving.export import export_harmonizer
-
     harmonizer = make_harmonizer()
     directory = tmp_path_factory.mktemp("serving") / "subpixel"
-    version = export_harmonizer(harmonizer, directory, provenance={"flags": "--model=subpixel"}, warmup_size=16)
+    version = tiny_models.export(harmonizer, directory)
     return SimpleNamespace(harmonizer=harmonizer, directory=directory, version=version)
 
 

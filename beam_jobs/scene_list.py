@@ -1,0 +1,84 @@
+"""The scenes that are to be made: a text file with one a line, and the name that each has in the folder of products."""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator
+
+from beam_jobs.folder import Folder, StorageError
+from harmonize_tf.errors import FlagError
+
+# What a path may end in that is no part of a scene's name.
+_ENDINGS = re.compile(r"(/manifest\.json|_MTL\.(txt|json)|\.json|\.tar|\.tar\.gz|\.tgz)$", re.IGNORECASE)
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+LONGEST = 100  # characters of a name, of the 255 that filesystems take, endings and what is written aside included
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """A scene to be made: the element that goes through the pipeline.
+
+    Attributes:
+      name: of its products, unique in the list and safe as a file's name.
+      path: where it is, as `harmonize scene` takes it; absolute or a URL.
+    """
+
+    name: str
+    path: str
+
+    @property
+    def scene(self) -> str:
+        """The path without the query of a URL: a signature, which nobody else should see and which changes."""
+        return self.path.partition("?")[0] if "://" in self.path else self.path
+
+
+def read(path: str) -> list[Task]:
+    """Reads a list of scenes: a path or URL a line, `#` before a comment; one that is listed twice is taken once.
+
+    Args:
+      path: of the list, on this machine or in a bucket. Relative paths in it start at the working directory.
+
+    Raises:
+      FlagError: there is no such list, no scene in it, or two of its scenes would have one name.
+    """
+    parent, _, name = path.rpartition("/")
+    try:
+        content = Folder(parent or ("/" if path.startswith("/") else ".")).read(name).decode()
+    except (OSError, StorageError, ValueError) as error:
+        raise FlagError(
+            f"expected a text file with a scene a line ({error or type(error).__name__}). Received: scenes={path}"
+        ) from error
+    tasks: dict[str, Task] = {}
+    for line in content.splitlines():
+        if not (line := line.strip()) or line.startswith("#"):
+            continue
+        task = _task(line)
+        other = tasks.setdefault(task.name, task)
+        if other.scene != task.scene:
+            raise FlagError(
+                f"two scenes would be {task.name} in the folder of products; leave one out, or rename it. Received: "
+                f"{other.scene} and {task.scene} in scenes={path}"
+            )
+    if not tasks:
+        raise FlagError(f"expected a text file with a scene a line, and no line has one. Received: scenes={path}")
+    return list(tasks.values())
+
+
+def write(folder: Folder, name: str, tasks: Iterable[Task]) -> None:
+    """Writes scenes down for the workers: a year's list is larger than what a job may be described by."""
+    folder.write(name, "".join(json.dumps(dataclasses.astuple(task)) + "\n" for task in tasks).encode())
+
+
+def written(name: str, folder: Folder) -> Iterator[Task]:
+    """What `write` has written."""
+    return (Task(*json.loads(line)) for line in folder.read(name).splitlines())
+
+
+def _task(line: str) -> Task:
+    task = Task("", line.rstrip("/") if "://" in line else os.path.abspath(line))
+    last = _ENDINGS.sub("", task.scene).rpartition("/")[2]
+    name = _UNSAFE.sub("_", last).lstrip("._-")[:LONGEST]
+    if not name:
+        raise FlagError(f"expected a path whose last part can name the products; rename it. Received: {task.scene}")
+    return dataclasses.replace(task, name=name)
