@@ -19,12 +19,12 @@ from absl import flags
 
 from harmonize_tf import command, pairing, patches
 from harmonize_tf.errors import FlagError, HarmonizeError, ModelError, SceneError
+from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.sensors import CODE
 from harmonize_tf.sources import Scene, geotiff
 from harmonize_tf.sources.scene_manifest import SceneFiles
 
-MODEL_MANIFEST = pathlib.Path("assets.extra", "harmonize.json")
 FLAGS = flags.FlagValues()
 
 
@@ -215,7 +215,7 @@ def _model_manifest(path: pathlib.Path) -> pathlib.Path | None:
         return path
     versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
     folders = [path, *sorted(versions, key=lambda p: -int(p.name))]
-    return next((f / MODEL_MANIFEST for f in folders if (f / MODEL_MANIFEST).is_file()), None)
+    return next((f / MANIFEST_FILE for f in folders if (f / MANIFEST_FILE).is_file()), None)
 
 
 def _model(path: pathlib.Path, manifest: pathlib.Path, report: Report) -> Model:

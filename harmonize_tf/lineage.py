@@ -8,6 +8,7 @@ from typing import Any
 from harmonize_tf import artifacts, blessing, pages, workflow
 from harmonize_tf.blessing import Blessing
 from harmonize_tf.errors import ModelError
+from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
 
 FILE = "lineage.html"
@@ -36,7 +37,7 @@ def write(run: pathlib.Path, name: str) -> pathlib.Path:
 
 def _sections(run: pathlib.Path, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What is told of each artifact, the served version first."""
-    pushed = run.glob(f"serving/{name}/*/assets.extra/harmonize.json")
+    pushed = run.glob(f"serving/{name}/*/{MANIFEST_FILE}")
     found = sorted((path for path in pushed if path.parts[-3].isdecimal()), key=lambda path: int(path.parts[-3]))
     if not found:
         raise ModelError(f"nothing has been pushed there. Received: {run / 'serving' / name}")

@@ -27,12 +27,12 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from harmonize_tf import artifacts, blessing, command, records
 from harmonize_tf.blessing import Blessing
 from harmonize_tf.errors import FlagError, ModelError
+from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.models.harmonizer import Harmonizer, load
 from harmonize_tf.precision import fastest
 from harmonize_tf.sensors import BANDS
 from serving import signatures, tensors
-from serving.local import MANIFEST_FILE
 from serving.model_store import versions
 from serving.servable import WARMUP_FILE
 

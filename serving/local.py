@@ -5,15 +5,14 @@ import pathlib
 
 import numpy as np
 
-from harmonize_tf import manifest
 from harmonize_tf.errors import ModelError
+from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.precision import fastest
 from serving.model_store import versions
 from serving.servable import RequestError, Servable
 
 _log = logging.getLogger("harmonize.serving")
-MANIFEST_FILE = pathlib.PurePath(manifest.FILE)
 
 
 class LocalPredictor:

@@ -18,11 +18,11 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from harmonize_tf import command
 from harmonize_tf.errors import FlagError, ModelError
+from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.sensors import CODE
 from serving import tensors
 from serving.client import Client
-from serving.local import MANIFEST_FILE
 from serving.model_store import versions
 from serving.servable import RequestError, Servable, warmup_logs
 

@@ -8,8 +8,9 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from harmonize_tf import artifacts, blessing, degradation, radiometry, records, tiling
 from harmonize_tf.errors import FlagError, ModelError
+from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from serving import export, signatures, tensors, verify
-from serving.local import MANIFEST_FILE, LocalPredictor
+from serving.local import LocalPredictor
 from serving.servable import WARMUP_FILE, RequestError, Servable, warmup_logs
 
 
