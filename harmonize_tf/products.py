@@ -1,25 +1,38 @@
-"""A scene through any predictor into a Cloud Optimized GeoTIFF at 10 m, window by window in bounded memory."""
+"""A scene through any predictor into Cloud Optimized GeoTIFFs at 10 m, window by window in bounded memory.
+
+OUT.tif            the bands, and where the model tells it the uncertainty of each
+OUT_quality.tif    a byte of quality bits a pixel (`harmonize_tf.quality`)
+OUT.png            a quick-look
+OUT.json           the STAC item: written last, so where it is all of it is
+"""
 
 import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import itertools
+import json
 import logging
 import pathlib
+import shutil
 import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+import rasterio.warp
+import shapely
+import shapely.geometry
 from rasterio.errors import NotGeoreferencedWarning
 from tqdm import tqdm
 
 import harmonize_tf
-from harmonize_tf import cog, geometry, quicklook, radiometry, sources, tiling
+from harmonize_tf import artifacts, cog, geometry, quality, quicklook, radiometry, sources, stac, tiling, unfinished
+from harmonize_tf.cog import Image
 from harmonize_tf.errors import ModelError, SceneError
 from harmonize_tf.geometry import Grid
 from harmonize_tf.manifest import Manifest
@@ -30,6 +43,8 @@ _log = logging.getLogger("harmonize")
 
 WINDOW = 384  # 30 m cells: large against a halo of 20 to 50, and a gigabyte or two in a network at 10 m
 IN_FLIGHT = 4  # windows being read, predicted or waiting to be written
+PROBES, PROBE = 5, 32  # windows along a scene's diagonal, and their side in its pixels, by which its pixels are known
+ASIDE = 300.0  # m that data may lie beyond a scene's footprint, which is drawn coarsely
 
 
 class Predictor(Protocol):
@@ -54,19 +69,31 @@ class Product:
 
     Attributes:
       path: the GeoTIFF.
+      quality: the GeoTIFF of its quality bits.
       picture: its quick-look in natural colour.
+      item: its STAC item.
       grid: the 10 m pixels.
-      windows: how many windows the scene was cut into.
+      windows: how many windows the grid was cut into.
       skipped: how many of them held no data at all.
+      kept: how many had been done before, by a process that did not get to the end.
       seconds: wall time, first read to last rename.
     """
 
     path: pathlib.Path
+    quality: pathlib.Path
     picture: pathlib.Path
+    item: pathlib.Path
     grid: Grid
     windows: int
     skipped: int
+    kept: int
     seconds: float
+
+    @classmethod
+    def at(cls, path: pathlib.Path, **facts: object) -> "Product":
+        """A product by its GeoTIFF's name."""
+        judged = path.with_name(f"{path.stem}_quality{path.suffix}")
+        return cls(path, judged, path.with_suffix(".png"), path.with_suffix(".json"), **facts)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,6 +106,7 @@ class Tile:
       pan: codes of the panchromatic band, [2h, 2w, 1], where the model uses it.
       clear: which cells of the core are clear ground.
       predicted: codes of the core at 10 m; None: not predicted, or the core has no data.
+      quality: bits of the core at 10 m, [3h, 3w, 1].
     """
 
     window: Window
@@ -86,6 +114,7 @@ class Tile:
     pan: np.ndarray | None
     clear: np.ndarray
     predicted: np.ndarray | None = None
+    quality: np.ndarray | None = None
 
 
 def harmonize(
@@ -94,45 +123,146 @@ def harmonize(
     predictor: Predictor,
     path: pathlib.Path,
     *,
+    grid: Grid | None = None,
     window: int = WINDOW,
     in_flight: int = IN_FLIGHT,
 ) -> Product:
     """Writes a Landsat scene as Sentinel-2 would have shown it.
 
     Only missing data is invalid: clouds are in the scene and stay in the product. Nothing appears under the product's
-    name before it is complete and has been read back.
+    names before it is complete and has been read back. What is done when the process ends early - killed, stopped, the
+    server gone, the disk full - stays in OUT.tif.unfinished, and the same call goes on from there.
 
     Args:
       source: where the scene comes from.
       scene: one of its Landsat scenes.
       predictor: the model.
-      path: the GeoTIFF to write, replaced if it exists; the quick-look goes beside it as `.png`.
+      path: the GeoTIFF to write, replaced if it exists; `Product` says what goes beside it.
+      grid: the 10 m pixels to write, in any UTM zone, such as `mgrs.mgrs_tile` gives; None: all of the scene in its
+        own zone.
       window: side of a window's core, 30 m cells.
       in_flight: most windows held in memory at one time.
 
     Raises:
-      SceneError: the scene is not what the model needs, or cannot be read.
+      SceneError: the scene is not what the model needs, does not touch the grid, or cannot be read.
       ModelError: the model's answer is not what its manifest says.
       HarmonizeError: the product cannot be written.
     """
-    manifest = predictor.manifest
+    manifest, started = predictor.manifest, time.monotonic()
     check(scene, manifest)
-    started = time.monotonic()
-    grid = geometry.pair_grid(scene.grid)
-    windows = list(tiling.windows((grid.shape[0] // 3, grid.shape[1] // 3), window, manifest.halo, manifest.multiple))
-    natural = [manifest.bands.index(band) for band in quicklook.NATURAL]
-    histogram, skipped = quicklook.Histogram(), 0
-    with _quiet_threads(), cog.create(path, grid, manifest.product_bands, tags(scene, predictor)) as product:
-        tiles = bounded(_worker(source, scene, grid, predictor), windows, in_flight)
-        for tile in _progress(tiles, len(windows)):
-            if tile.predicted is None:
-                skipped += 1
-                continue
-            product.write(tile.predicted, *tile.window.core.slices(3))
-            histogram.add(tile.ms[tile.window.cut()][..., natural], tile.clear)
-    picture = path.with_suffix(".png")
-    quicklook.write(path, histogram.stretch(), picture)
-    return Product(path, picture, grid, len(windows), skipped, time.monotonic() - started)
+    grid = grid or geometry.pair_grid(scene.grid)
+    cells = enclosing(grid)
+    windows = list(tiling.windows(cells.at(30.0).shape, window, manifest.halo, manifest.multiple))
+    touched = _touched(scene, cells, windows)
+    if not touched:
+        raise SceneError(
+            f"scene {scene.id} does not touch the grid that is to be filled; choose the tile or zone that it lies in. "
+            f"Received: grid={grid}"
+        )
+    corner = grid.offset_in(cells)
+    images = {
+        "pixels": Image(grid, manifest.product_bands, tags(scene, predictor)),
+        "quality": Image(grid, ("quality",), _quality_tags(scene), "uint8", None, "NEAREST"),
+    }
+    made_of = _made_of(source, scene, predictor, grid, window)
+    with _quiet_threads(), unfinished.work(path, made_of, images) as work:
+        kept = len(work.windows)
+        todo = [one for one in touched if (one.core.row, one.core.column) not in work.windows]
+        for done in _progress(bounded(_worker(source, scene, cells, predictor), todo, in_flight), len(todo)):
+            core = done.window.core
+            *inside, rows, columns = tiling.overlap(core, 3, corner, grid.shape)
+            values = {"pixels": done.predicted, "quality": done.quality}
+            cut = {name: value[tuple(inside)] for name, value in values.items() if value is not None}
+            work.add(core.row, core.column, cut, rows, columns)
+        skipped = len(windows) - sum(work.windows.values())
+        facts = {"grid": grid, "windows": len(windows), "skipped": skipped, "kept": kept}
+        product = Product.at(path, **facts, seconds=time.monotonic() - started)
+        with cog.mendable(path):
+            _publish(product, work, lambda files: _item(scene, predictor, images["pixels"], files))
+    return dataclasses.replace(product, seconds=time.monotonic() - started)
+
+
+def enclosing(grid: Grid) -> Grid:
+    """The pair grid, at 10 m, whose cells enclose a grid of 10 m pixels.
+
+    Raises:
+      SceneError: the grid's pixels are not those of Sentinel-2.
+    """
+    cells = geometry.pair_grid(grid)
+    if cells.crs != grid.crs or grid.offset_in(cells) is None:
+        raise SceneError(
+            "expected 10 m pixels whose corners are multiples of 10 m in a UTM zone, as Sentinel-2's are. "
+            f"Received: grid={grid}"
+        )
+    return cells
+
+
+def _touched(scene: Scene, cells: Grid, windows: Sequence[Window]) -> list[Window]:
+    """The windows in which the scene may have data."""
+    if scene.footprint is None:
+        outline, crs = shapely.box(*scene.grid.bounds), scene.grid.crs
+    else:
+        outline, crs = shapely.geometry.shape(scene.footprint), "EPSG:4326"
+
+    def project(points: np.ndarray) -> np.ndarray:
+        return np.transpose(rasterio.warp.transform(crs, cells.crs, *points.T)) if len(points) else points
+
+    # Straight to a metre: 20 km, or 0.1 degrees.
+    seen = shapely.transform(shapely.segmentize(outline, 0.1 if crs == "EPSG:4326" else 20_000.0), project)
+    if not np.isfinite(shapely.get_coordinates(seen)).all():
+        return []  # the other side of the Earth
+    seen = shapely.buffer(seen, 30.0 if scene.footprint is None else ASIDE)
+    shapely.prepare(seen)
+    cores = [cells.at(30.0).window(*dataclasses.astuple(one.core)) for one in windows]
+    return [one for one, core in zip(windows, cores, strict=True) if seen.intersects(shapely.box(*core.bounds))]
+
+
+def _made_of(source: SceneSource, scene: Scene, predictor: Predictor, grid: Grid, window: int) -> str:
+    """All that the pixels depend on. Of the scene's own a sample is looked at: scales can be corrected, files too."""
+    digest, native = hashlib.sha256(), scene.grid
+    bands = [band for band in scene.bands if scene.grids[band] == native]
+    for k in range(PROBES):
+        row, column = ((size - PROBE) * k // (PROBES - 1) for size in native.shape)
+        digest.update(source.read(scene, bands, native.window(row, column, PROBE, PROBE)).values.tobytes())
+    return artifacts.to_json(
+        {
+            "package": harmonize_tf.__version__,
+            "scene": scene.id,
+            "sample": digest.hexdigest(),
+            "grids": {band: str(one) for band, one in scene.grids.items()},
+            "model": json.loads(predictor.manifest.to_json()),
+            "version": _version(predictor),
+            "grid": str(grid),
+            "window": window,
+        }
+    )
+
+
+def _publish(product: Product, work: unfinished.Work, describe: Callable[[Mapping[str, pathlib.Path]], str]) -> None:
+    """Makes the files aside, then gives them their names, the item last."""
+    aside = work.folder / "new"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    new = Product.at(aside / product.path.name, **dict.fromkeys(("grid", "windows", "skipped", "kept", "seconds")))
+    for file, name in ((new.path, "pixels"), (new.quality, "quality")):
+        raster = work.rasters[name]
+        cog.publish(raster.path, file, raster.image.overviews)
+    quicklook.write(new.path, new.quality, new.picture)
+    text = describe({"data": new.path, "quality": new.quality, "thumbnail": new.picture})
+    # From here to the end an older product of that name is no longer whole.
+    product.item.unlink(missing_ok=True)
+    for name in ("path", "quality", "picture"):
+        getattr(new, name).replace(getattr(product, name))
+    artifacts.write(product.item, text)
+
+
+def _item(scene: Scene, predictor: Predictor, image: Image, files: Mapping[str, pathlib.Path]) -> str:
+    item = stac.item(scene, predictor.manifest, _version(predictor), image, files)
+    return json.dumps(item.to_dict(include_self_link=False), indent=2) + "\n"
+
+
+def _version(predictor: Predictor) -> str:
+    return str(getattr(predictor, "version", ""))
 
 
 def check(scene: Scene, manifest: Manifest) -> None:
@@ -177,48 +307,64 @@ def tags(scene: Scene, predictor: Predictor) -> dict[str, str]:
         "ACQUIRED": taken.isoformat(timespec="milliseconds") if taken else "",
         "LEVEL": scene.level,
         "MODEL": manifest.name,
-        "MODEL_VERSION": str(getattr(predictor, "version", "")),
+        "MODEL_VERSION": _version(predictor),
         "MODEL_MANIFEST": manifest.to_json(),
     }
 
 
-def _worker(source: SceneSource, scene: Scene, grid: Grid, predictor: Predictor) -> Callable[[Window], Tile]:
+def _quality_tags(scene: Scene) -> dict[str, str]:
+    bits = {f"BIT_{bit.bit_length() - 1}": f"{name}: {meaning}" for bit, (name, meaning) in quality.BITS.items()}
+    return {
+        "TIFFTAG_SOFTWARE": f"harmonize_tf {harmonize_tf.__version__}",
+        "TIFFTAG_IMAGEDESCRIPTION": f"Quality of {scene.id} at 10 m, a bit for each thing to know; 0 = no data",
+        "SOURCE_SCENE": scene.id,
+        **bits,
+    }
+
+
+def _worker(source: SceneSource, scene: Scene, cells: Grid, predictor: Predictor) -> Callable[[Window], Tile]:
     """What a thread does with a window: reads it and has it predicted."""
     manifest, predict = predictor.manifest, _prediction(predictor)
 
     def work(window: Window) -> Tile:
-        tile = read(source, scene, grid, manifest, window)
+        tile = read(source, scene, cells, manifest, window)
         if not tile.ms[window.cut()].any():
             return tile
         outputs = predict(tile.ms[None], None if tile.pan is None else tile.pan[None])
-        dn = np.concatenate([outputs[name] for name in ("sentinel_ms", "uncertainty") if name in outputs], -1)
-        expected = (1, 3 * tile.ms.shape[0], 3 * tile.ms.shape[1], len(manifest.product_bands))
-        if dn.shape != expected or dn.dtype != np.uint16:
-            raise ModelError(
-                f"model {manifest.name!r} should answer with uint16 {expected}; export it again with `harmonize push`. "
-                f"Received: {dn.dtype} {dn.shape}"
-            )
-        return dataclasses.replace(tile, predicted=dn[0][window.cut(3)])
+        told = [outputs[name] for name in ("sentinel_ms", "uncertainty") if name in outputs]
+        dn = told[0] if len(told) == 1 else np.concatenate(told, -1)
+        judged = outputs.get("quality", np.zeros(0, np.uint8))
+        shape = (1, 3 * tile.ms.shape[0], 3 * tile.ms.shape[1])
+        for array, bands, dtype in ((dn, len(manifest.product_bands), np.uint16), (judged, 1, np.uint8)):
+            if array.shape != (*shape, bands) or array.dtype != dtype:
+                raise ModelError(
+                    f"model {manifest.name!r} should answer with {np.dtype(dtype)} {(*shape, bands)}; export it again "
+                    f"with `harmonize push`. Received: {array.dtype} {array.shape}"
+                )
+        core = window.cut(3)
+        clear = (quality.CLEAR_SKY * tile.clear.astype(np.uint8)).repeat(3, 0).repeat(3, 1)[..., None]
+        bits = judged[0][core]
+        return dataclasses.replace(tile, predicted=dn[0][core], quality=np.where(bits != 0, bits | clear, 0))
 
     return work
 
 
-def read(source: SceneSource, scene: Scene, grid: Grid, manifest: Manifest, window: Window) -> Tile:
+def read(source: SceneSource, scene: Scene, cells: Grid, manifest: Manifest, window: Window) -> Tile:
     """Reads what a model needs for a window.
 
     Args:
       source: the scene's source.
       scene: one of its scenes.
-      grid: the scene's pair grid at 10 m.
+      cells: the pair grid at 10 m that the windows were made of.
       manifest: the model.
-      window: one of the scene's windows.
+      window: one of them.
     """
     padded = window.padded
-    cells = grid.at(30.0).window(padded.row, padded.column, padded.rows, padded.columns)
-    raster = sources.read_onto(source, scene, manifest.bands, cells)
+    ground = cells.at(30.0).window(padded.row, padded.column, padded.rows, padded.columns)
+    raster = sources.read_onto(source, scene, manifest.bands, ground)
     ms, pan = radiometry.encode(raster.values, raster.valid[..., None]), None
     if manifest.uses_pan and ms.any():
-        sharp = sources.read_onto(source, scene, ["pan"], cells.at(15.0))
+        sharp = sources.read_onto(source, scene, ["pan"], ground.at(15.0))
         pan = radiometry.encode(sharp.values, sharp.valid[..., None])
     return Tile(window, ms, pan, raster.clear[window.cut()])
 

@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 DATA, CONSISTENT, CLEAR_SKY = 1, 2, 4
-"""Bits of a product's quality band: there is data; at 30 m it is the measurement; Landsat's own band calls it clear."""
+"""Bits of a product's quality band."""
+BITS: Mapping[int, tuple[str, str]] = {
+    DATA: ("data", "there is data"),
+    CONSISTENT: ("consistent", "seen at 30 m it is the measurement, within 0.001 reflectance in every band"),
+    CLEAR_SKY: (
+        "clear",
+        "Landsat's own quality band knows of no cloud, shadow or saturation (set where there is none)",
+    ),
+}
+"""Name and meaning of each."""
 TOLERANCE = 1e-3  # reflectance, within which a product must be the measurement to be called consistent
 
 CLOUD_SCORE_THRESHOLD = 0.60  # of `cs_cdf`, the catalogue's own suggestion

@@ -10,7 +10,7 @@ import rasterio
 from PIL import Image
 from rasterio.enums import Resampling
 
-from harmonize_tf import radiometry, sources, tiling
+from harmonize_tf import quality, radiometry, sources, tiling
 from harmonize_tf.errors import HarmonizeError
 from harmonize_tf.geometry import Grid
 from harmonize_tf.sources import Scene, SceneSource
@@ -41,30 +41,13 @@ class Stretch:
         return np.clip((reflectance - self.low) / (self.high - self.low), 0.0, 1.0)
 
 
-class Histogram:
-    """Counts of the codes that pass, so that a stretch over a whole scene needs no scene in memory."""
-
-    def __init__(self) -> None:
-        self._counts = np.zeros((2, 3, radiometry.HIGHEST_CODE + 1), np.int64)
-
-    def add(self, dn: np.ndarray, clear: np.ndarray) -> None:
-        """Counts codes uint16 [height, width, 3], those of clear ground (bool [height, width]) apart from the rest."""
-        for band in range(3):
-            for kind, codes in enumerate((dn[clear, band], dn[~clear, band])):
-                self._counts[kind, band] += np.bincount(codes, minlength=self._counts.shape[-1])
-
-    def stretch(self) -> Stretch:
-        """The 2 to 98 % stretch of clear ground, or of all data where nothing is clear."""
-        counts = self._counts[0] if self._counts[0, 0, 1:].any() else self._counts.sum(0)
-        counts[:, 0] = 0
-        cumulative = counts.cumsum(1)
-        limits = [np.searchsorted(c, np.array(PERCENTILES) / 100 * c[-1]) for c in cumulative]
-        low, high = radiometry.decode(np.array(limits).T)
-        return Stretch(low, np.maximum(high, low + 1e-3))
-
-
-def write(product: pathlib.Path, stretch: Stretch, path: pathlib.Path) -> None:
+def write(product: pathlib.Path, judged: pathlib.Path, path: pathlib.Path) -> None:
     """Writes the quick-look of a product, a PNG in natural colour that is transparent where there is no data.
+
+    Args:
+      product: the GeoTIFF.
+      judged: its quality band; clear ground decides what is black and white, or all data where nothing is clear.
+      path: the picture.
 
     Raises:
       HarmonizeError: it cannot be written.
@@ -74,7 +57,11 @@ def write(product: pathlib.Path, stretch: Stretch, path: pathlib.Path) -> None:
         shape = tuple(max(1, round(size * scale)) for size in image.shape)
         bands = [image.descriptions.index(band) + 1 for band in NATURAL]
         dn = image.read(bands, out_shape=(3, *shape), resampling=Resampling.average).transpose(1, 2, 0)
-    display = np.dstack([stretch.apply(radiometry.decode(dn)), (dn != 0).all(-1)])
+    with rasterio.open(judged) as image:
+        seen = image.read(1, out_shape=shape) & quality.CLEAR_SKY != 0
+    reflectance, data = radiometry.decode(dn), (dn != 0).all(-1)
+    stretch = Stretch.of(reflectance[data & seen if (data & seen).any() else data])
+    display = np.dstack([stretch.apply(reflectance), data])
     with _aside(path) as aside:
         # Level 1 takes a sixth of the default's time for 15 % more bytes.
         Image.fromarray(np.rint(display * 255).astype(np.uint8)).save(aside, compress_level=1)

@@ -69,3 +69,25 @@ def _core_size(length: int, size: int, multiple: int) -> int:
     largest = max(size // multiple, 1) * multiple
     count = -(-length // largest)
     return -(-length // (count * multiple)) * multiple
+
+
+def overlap(
+    box: Box, factor: int, corner: tuple[int, int], shape: tuple[int, int]
+) -> tuple[slice, slice, slice, slice]:
+    """What a box and a raster that cuts through cells have in common.
+
+    Args:
+      box: in cells.
+      factor: pixels along a cell.
+      corner: the raster's row and column, pixels from the cells' corner.
+      shape: the raster's rows and columns.
+
+    Returns:
+      Rows and columns in an array of the box's pixels, and in the raster; empty where they have nothing in common.
+    """
+    inside, there = [], []
+    for part, first, size in zip(box.slices(factor), corner, shape, strict=True):
+        start, stop = max(part.start, first), min(part.stop, first + size)
+        inside.append(slice(start - part.start, stop - part.start))
+        there.append(slice(start - first, stop - first))
+    return (*inside, *there)

@@ -4,7 +4,8 @@
     python -m serving.scene manifest.json harmonised.tif --target=localhost:8500 --model_name=subpixel
 
 takes a folder with a Landsat scene (its bands and MTL) or a manifest, puts it through an exported model, in this
-process or on a server, and writes harmonised.tif and its quick-look harmonised.png.
+process or on a server, and writes harmonised.tif, its quality bits harmonised_quality.tif, its quick-look
+harmonised.png and its STAC item harmonised.json. A command that was interrupted is simply given again.
 """
 
 import contextlib
@@ -16,6 +17,7 @@ from absl import flags
 
 from harmonize_tf import command, predictors, products, quicklook
 from harmonize_tf.errors import FlagError, SceneError
+from harmonize_tf.mgrs import mgrs_tile
 from harmonize_tf.sources import Scene
 from harmonize_tf.sources.geotiff import GeoTiffSource
 
@@ -43,6 +45,9 @@ _WINDOW = flags.DEFINE_integer(
     1,
     flag_values=FLAGS,
 )
+_TILE = flags.DEFINE_string(
+    "tile", None, "Sentinel-2 tile to write, such as 33UUU, instead of all of the scene.", flag_values=FLAGS
+)
 _FIGURE = flags.DEFINE_string(
     "figure", None, "PNG to write, of Landsat, product and difference side by side.", flag_values=FLAGS
 )
@@ -59,13 +64,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     given, out = _arguments(command.parse(FLAGS, argv))
     source = GeoTiffSource(given)
     scene = choose(source.scenes(), _SCENE.value)
+    grid = mgrs_tile(_TILE.value) if _TILE.value else None
     with _predictor() as predictor:
-        product = products.harmonize(source, scene, predictor, out, window=_WINDOW.value)
+        product = products.harmonize(source, scene, predictor, out, grid=grid, window=_WINDOW.value)
     rows, columns = product.grid.shape
     _log.info(
-        "%s: %d x %d pixels, %d windows (%d without data), %.1f s, %.2f Mpx/s; quick-look %s",
-        *(product.path, rows, columns, product.windows, product.skipped, product.seconds),
-        *(rows * columns / 1e6 / product.seconds, product.picture),
+        "%s: %d x %d pixels, %d windows (%d without data, %d done before), %.1f s, %.2f Mpx/s; STAC item %s",
+        *(product.path, rows, columns, product.windows, product.skipped, product.kept, product.seconds),
+        *(rows * columns / 1e6 / product.seconds, product.item),
     )
     if _FIGURE.value:
         quicklook.compare(source, scene, out, pathlib.Path(_FIGURE.value))

@@ -2,10 +2,9 @@ import dataclasses
 
 import numpy as np
 import pytest
-import rasterio
 import skimage.io
 
-from harmonize_tf import cog, geometry, quicklook, radiometry, sources
+from harmonize_tf import cog, geometry, quality, quicklook, radiometry, sources
 from harmonize_tf.errors import HarmonizeError
 from harmonize_tf.geometry import Grid
 from harmonize_tf.sources.simulated import SimulatedSource
@@ -13,55 +12,57 @@ from harmonize_tf.sources.simulated import SimulatedSource
 BANDS = ("blue", "green", "red")
 
 
-def write_product(path, grid, values, valid):
+def write_product(path, grid, values, valid, clear=True):
+    """A product of the given reflectance and, beside it, its quality."""
     dn = radiometry.encode(values.astype(np.float32), valid[..., None])
-    with cog.create(path, grid, BANDS, {}) as out:
-        out.write(dn, slice(0, dn.shape[0]), slice(0, dn.shape[1]))
+    bits = (valid * quality.DATA | (valid & clear) * quality.CLEAR_SKY).astype(np.uint8)
+    rgb = cog.Image(grid, BANDS, {})
+    judged = cog.Image(grid, ("quality",), {}, "uint8", None, "NEAREST")
+    for name, image, pixels in (("a", rgb, dn), ("a_quality", judged, bits[..., None])):
+        raster = cog.Pixels(path.with_name(f"{name}.raw.tif"), image)
+        raster.write(pixels, slice(0, grid.shape[0]), slice(0, grid.shape[1]))
+        raster.close()
+        cog.publish(raster.path, path.with_name(f"{name}.tif"), image.overviews)
+        raster.path.unlink()
 
 
-def test_the_histogram_gives_the_percentiles_of_clear_ground_over_many_windows():
+def colours(values, clear):
+    """What the stretch of 2 to 98 % makes of reflectance [n, m, 3], in order red, green, blue."""
+    low, high = np.percentile(values[clear], (2, 98), axis=0)
+    return np.clip((values - low) / (high - low), 0, 1)[..., ::-1]
+
+
+@pytest.mark.parametrize("nothing", [False, True])
+def test_the_quick_look_shows_the_2_to_98_percent_of_clear_ground_or_of_all_where_nothing_is_clear(nothing, tmp_path):
     draw = np.random.default_rng(0)
-    ground = draw.normal((0.1, 0.2, 0.3), (0.02, 0.03, 0.04), (200, 300, 3)).astype(np.float32)
+    ground = draw.normal((0.1, 0.2, 0.3), (0.02, 0.03, 0.04), (200, 300, 3))
     cloud = draw.random((200, 300)) < 0.4
     ground[cloud] = 0.9
-    histogram = quicklook.Histogram()
-    for rows in range(0, 200, 50):
-        part = slice(rows, rows + 50)
-        histogram.add(radiometry.encode(ground[part]), ~cloud[part])
-    low, high = np.percentile(ground[~cloud], (2, 98), axis=0)
-    np.testing.assert_allclose(histogram.stretch().low, low, atol=2e-4)
-    np.testing.assert_allclose(histogram.stretch().high, high, atol=2e-4)
+    clear = np.zeros_like(cloud) if nothing else ~cloud
+    grid = Grid("EPSG:32633", 300000, 5000000, (10.0, 10.0), (200, 300))
+    write_product(tmp_path / "a.tif", grid, ground, np.ones((200, 300), bool), clear)
+    quicklook.write(tmp_path / "a.tif", tmp_path / "a_quality.tif", tmp_path / "a.png")
+    picture = skimage.io.imread(tmp_path / "a.png")
+    expected = colours(ground, np.ones_like(cloud) if nothing else clear)
+    np.testing.assert_allclose(picture[..., :3], 255 * expected, atol=2)
 
 
-def test_where_nothing_is_clear_the_stretch_is_that_of_all_data():
-    values = np.linspace(0.2, 0.8, 300, dtype=np.float32).reshape(10, 10, 3)
-    dn = radiometry.encode(values)
-    dn[0] = 0
-    histogram = quicklook.Histogram()
-    histogram.add(dn, np.zeros((10, 10), bool))
-    low, high = np.percentile(values[1:].reshape(-1, 3), (2, 98), axis=0)
-    np.testing.assert_allclose(histogram.stretch().low, low, atol=0.007)
-    np.testing.assert_allclose(histogram.stretch().high, high, atol=0.007)
-
-
-def test_the_quick_look_is_stretched_red_green_blue_and_transparent_without_data(tmp_path):
-    values = np.tile(np.array([0.1, 0.2, 0.3]), (60, 90, 1))  # blue, green, red
+def test_the_quick_look_is_transparent_without_data(tmp_path):
     valid = np.ones((60, 90), bool)
     valid[:20] = False
-    write_product(tmp_path / "a.tif", Grid("EPSG:32633", 300000, 5000000, (10.0, 10.0), (60, 90)), values, valid)
-    stretch = quicklook.Stretch(np.float32([0.1, 0.1, 0.1]), np.float32([0.5, 0.3, 0.3]))
-    quicklook.write(tmp_path / "a.tif", stretch, tmp_path / "a.png")
+    grid = Grid("EPSG:32633", 300000, 5000000, (10.0, 10.0), (60, 90))
+    write_product(tmp_path / "a.tif", grid, np.full((60, 90, 3), 0.2), valid)
+    quicklook.write(tmp_path / "a.tif", tmp_path / "a_quality.tif", tmp_path / "a.png")
     picture = skimage.io.imread(tmp_path / "a.png")
     assert picture.shape == (60, 90, 4)
     np.testing.assert_array_equal(picture[..., 3] == 255, valid)
-    np.testing.assert_allclose(picture[40, 40, :3], [127.5, 127.5, 0], atol=1)
 
 
 def test_a_large_product_gets_a_quick_look_of_bounded_size(tmp_path):
     shape = (400, 3200)
     grid = Grid("EPSG:32633", 300000, 5000000, (10.0, 10.0), shape)
     write_product(tmp_path / "a.tif", grid, np.full((*shape, 3), 0.2), np.ones(shape, bool))
-    quicklook.write(tmp_path / "a.tif", quicklook.Stretch(np.zeros(3), np.ones(3)), tmp_path / "a.png")
+    quicklook.write(tmp_path / "a.tif", tmp_path / "a_quality.tif", tmp_path / "a.png")
     assert skimage.io.imread(tmp_path / "a.png").shape == (128, 1024, 4)
 
 
@@ -104,7 +105,5 @@ def test_a_picture_that_cannot_be_written_is_told_and_leaves_nothing(tmp_path):
     grid = Grid("EPSG:32633", 300000, 5000000, (10.0, 10.0), shape)
     write_product(tmp_path / "a.tif", grid, np.full((*shape, 3), 0.2), np.ones(shape, bool))
     with pytest.raises(HarmonizeError, match="picture cannot be written"):
-        quicklook.write(tmp_path / "a.tif", quicklook.Stretch(np.zeros(3), np.ones(3)), tmp_path / "none" / "a.png")
-    with rasterio.open(tmp_path / "a.tif") as image:
-        assert image.count == 3
-    assert [path.name for path in tmp_path.iterdir()] == ["a.tif"]
+        quicklook.write(tmp_path / "a.tif", tmp_path / "a_quality.tif", tmp_path / "none" / "a.png")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.tif", "a_quality.tif"]
