@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 from collections.abc import Iterator, Mapping
@@ -168,11 +169,14 @@ def _allocate(path: pathlib.Path, image: Image) -> None:
         _describe(file, image)
     # GDAL has written that all tiles are holes; now they lie behind one another where the file ended.
     size, first = BLOCK * BLOCK * len(image.bands) * np.dtype(image.dtype).itemsize, path.stat().st_size
-    with tifffile.TiffFile(path, mode="r+") as file:
-        tags = file.pages.first.tags
-        count = tags["TileOffsets"].count
-        tags["TileOffsets"].overwrite(list(range(first, first + count * size, size)))
-        tags["TileByteCounts"].overwrite([size] * count)
+    try:
+        with tifffile.TiffFile(path, mode="r+") as file:
+            tags = file.pages.first.tags
+            count = tags["TileOffsets"].count
+            tags["TileOffsets"].overwrite(list(range(first, first + count * size, size)))
+            tags["TileByteCounts"].overwrite([size] * count)
+    except (IndexError, tifffile.TiffFileError) as error:
+        raise OSError(errno.ENOSPC, "rasterio kept quiet about a file that it could not write to its end") from error
     os.truncate(path, first + count * size)
 
 

@@ -150,8 +150,8 @@ def _aside(path: pathlib.Path) -> Iterator[pathlib.Path]:
         aside.replace(path)
     except (OSError, ValueError) as error:
         raise HarmonizeError(
-            f"the picture cannot be written ({error}); choose a folder that exists and a suffix such as .png. "
-            f"Received: {path}"
+            f"the picture cannot be written ({error}); make room on that disk, or choose a folder that exists and a "
+            f"suffix such as .png. Received: {path}"
         ) from error
     finally:
         aside.unlink(missing_ok=True)

@@ -18,6 +18,7 @@ import rasterio.features
 import rasterio.warp
 import shapely
 import shapely.geometry
+from affine import Affine
 
 import harmonize_tf
 from harmonize_tf import artifacts, mgrs, quality, sensors
@@ -97,7 +98,7 @@ def outline(judged: pathlib.Path, grid: Grid) -> shapely.Geometry:
         scale = min(1.0, SIDE / max(image.shape))
         shape = tuple(max(1, round(size * scale)) for size in image.shape)
         data = image.read(1, out_shape=shape) & quality.DATA
-        transform = image.transform * image.transform.scale(image.width / shape[1], image.height / shape[0])
+        transform = image.transform @ Affine.scale(image.width / shape[1], image.height / shape[0])
     whole, pixel = shapely.box(*grid.bounds), max(transform.a, -transform.e)
     found = [shapely.geometry.shape(s) for s, _ in rasterio.features.shapes(data, data == 1, transform=transform)]
     # A pixel more, since overviews show one of many; and no less than all data.

@@ -1,5 +1,11 @@
 import dataclasses
+import errno
+import hashlib
+import itertools
 import json
+import os
+import pathlib
+import resource
 import subprocess
 import sys
 import textwrap
@@ -221,57 +227,242 @@ class Failing(Smooth):
         return super().predict(ms, pan)
 
 
-def test_a_failure_midway_leaves_nothing_and_ends_all_threads(wedge, tmp_path):
-    with pytest.raises(HarmonizeError, match="the server is gone"):
-        run(wedge, tmp_path / "out.tif", Failing(), window=16)
-    assert list(tmp_path.iterdir()) == []
+def test_a_failure_midway_keeps_what_is_done_says_so_and_ends_all_threads(wedge, tmp_path):
+    with pytest.raises(HarmonizeError, match="the server is gone.* windows are done and kept in .*out.tif.unfinished"):
+        run(wedge, tmp_path / "out.tif", Failing(), window=24)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif.unfinished"]
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("window")]
+    rest = Smooth()
+    product, _ = run(wedge, tmp_path / "out.tif", rest, window=24)
+    assert product.kept > 0 and 0 < len(rest.shapes) < product.windows - product.skipped
+    assert_same(product, run(wedge, tmp_path / "whole.tif", window=24)[0])
+
+
+def assert_same(product, expected):
+    """That all files of two products hold the same bytes; of the items, all but the names."""
+    for name in ("path", "quality", "picture"):
+        assert getattr(product, name).read_bytes() == getattr(expected, name).read_bytes(), name
+    items = [p.item.read_text().replace(p.path.stem, "NAME") for p in (product, expected)]
+    assert items[0] == items[1]
+    assert product.skipped == expected.skipped
+    assert not product.path.with_name(product.path.name + ".unfinished").exists()
 
 
 def test_a_failure_midway_leaves_the_product_that_was_there(wedge, tmp_path):
-    (tmp_path / "out.tif").write_text("of yesterday")
+    files = {name: f"{name} of yesterday" for name in ("out.tif", "out_quality.tif", "out.png", "out.json")}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
     with pytest.raises(HarmonizeError):
-        run(wedge, tmp_path / "out.tif", Failing(), window=16)
-    assert [path.name for path in tmp_path.iterdir()] == ["out.tif"]
-    assert (tmp_path / "out.tif").read_text() == "of yesterday"
-    run(wedge, tmp_path / "out.tif", window=16)
+        run(wedge, tmp_path / "out.tif", Failing(), window=24)
+    assert {name: (tmp_path / name).read_text() for name in files} == files
+    run(wedge, tmp_path / "out.tif", window=24)
     assert cog_validate(tmp_path / "out.tif")[0]
 
 
-# From a disk that is full at once to one on which only the last blocks have no room.
-@pytest.mark.parametrize("limit", [1_000, 500_000, 1_500_000, 2_090_000])
-def test_a_full_disk_is_told_and_leaves_nothing(limit, tmp_path):
-    code = f"""
-        import pathlib, resource
-        import numpy as np
-        from harmonize_tf import cog
-        from harmonize_tf.errors import HarmonizeError
-        from harmonize_tf.geometry import Grid
+def test_windows_of_another_model_scene_or_plan_are_never_mixed_in(wedge, tmp_path):
+    other = SimulatedSource(size=3600, clouds=0.4, nodata=True, seed=9)
+    for source, changes, window in ((wedge, {"sigma": (2.0,) * 4}, 16), (other, {}, 16), (wedge, {}, 20)):
+        with pytest.raises(HarmonizeError):
+            run(wedge, tmp_path / "out.tif", Failing(), window=24)
+        product, _ = run(source, tmp_path / "out.tif", Smooth(**changes), window=window)
+        assert product.kept == 0
 
-        resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))
-        dn = np.random.default_rng(0).integers(1, 65536, (1024, 1024, 1), np.uint16)
-        try:
-            grid = Grid("EPSG:32633", 0, 0, (10, 10), dn.shape[:2])
-            with cog.create(pathlib.Path("out.tif"), grid, ["red"], {{}}) as out:
-                for row in range(0, 1024, 128):
-                    out.write(dn[row : row + 128], slice(row, row + 128), slice(0, 1024))
-        except HarmonizeError as error:
-            print(error)
-    """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "make room on that disk" in done.stdout
+
+def test_windows_of_another_version_on_the_server_are_never_mixed_in(wedge, tmp_path):
+    old, new = Failing(), Smooth()
+    old.version, new.version = 1, 2
+    with pytest.raises(HarmonizeError):
+        run(wedge, tmp_path / "out.tif", old, window=24)
+    product, _ = run(wedge, tmp_path / "out.tif", new, window=24)
+    assert product.kept == 0 and len(new.shapes) == product.windows - product.skipped
+
+
+# Runs a scene with a slow model; the arguments are the product and how many seconds a window takes.
+SLOW = """
+import pathlib, sys, time
+sys.path.insert(0, {tests!r})
+from test_products import Smooth, SimulatedSource, products
+
+class Slow(Smooth):
+    def predict(self, ms, pan):
+        time.sleep(float(sys.argv[2]))
+        return super().predict(ms, pan)
+
+source = SimulatedSource(size=3600, clouds=0.4, nodata=True)
+product = products.harmonize(source, source.scenes()[0], Slow(), pathlib.Path(sys.argv[1]), window=24)
+print(product.kept)
+"""
+
+
+def slow(path, seconds, **options):
+    code = SLOW.format(tests=str(pathlib.Path(__file__).parent))
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, "-c", code, str(path), str(seconds)], **pipes, **options)
+
+
+def wait_for_windows(path, count, process):
+    """Waits until a process has noted that many windows as done."""
+    journal = path.with_name(path.name + ".unfinished") / "windows.txt"
+    while not journal.exists() or journal.read_text().count("\n") < count:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.005)
+
+
+def test_a_killed_scene_goes_on_where_it_was(wedge, tmp_path):
+    process = slow(tmp_path / "out.tif", 0.02)
+    wait_for_windows(tmp_path / "out.tif", 20, process)
+    process.kill()
+    process.communicate()
+    assert not (tmp_path / "out.tif").exists()
+    # The kill may also have come in the middle of a line.
+    with open(tmp_path / "out.tif.unfinished" / "windows.txt", "a") as journal:
+        journal.write("48 6")
+    rest = Smooth()
+    product, _ = run(wedge, tmp_path / "out.tif", rest, window=24)
+    assert product.kept >= 20 and len(rest.shapes) <= product.windows - product.skipped
+    assert_same(product, run(wedge, tmp_path / "whole.tif", window=24)[0])
+
+
+@pytest.mark.parametrize("doing", ["pixels", "quality", "picture", "item", "path"])
+def test_a_scene_that_is_killed_while_its_files_are_made_is_whole_after_the_next_run(
+    doing, wedge, tmp_path, monkeypatch
+):
+    """A stop at any of the last steps, as SIGKILL would stop it: nothing is tidied up."""
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*args, **options):
+        raise Killed
+
+    targets = {
+        "pixels": (cog, "publish"),
+        "quality": (cog, "_verify"),
+        "picture": (products.quicklook, "write"),
+        "item": (products.stac, "item"),
+        "path": (products.artifacts, "write"),
+    }
+    run(wedge, tmp_path / "out.tif", Smooth(sigma=(2.0,) * 4), window=24)
+    with monkeypatch.context() as patched:
+        if doing == "path":
+            patched.setattr(
+                products.artifacts, "write", lambda path, text: kill() if path.suffix else path.write_text(text)
+            )
+        else:
+            patched.setattr(*targets[doing], kill)
+        patched.setattr(products.unfinished.shutil, "rmtree", lambda *args, **options: None)
+        with pytest.raises(Killed):
+            run(wedge, tmp_path / "out.tif", window=24)
+    # An item is there only beside the files that it was written for.
+    if (tmp_path / "out.json").exists():
+        assert_checksums(tmp_path / "out.json")
+    product, _ = run(wedge, tmp_path / "out.tif", window=24)
+    assert product.kept == product.windows
+    assert_same(product, run(wedge, tmp_path / "whole.tif", window=24)[0])
+
+
+def assert_checksums(path):
+    """That the files beside an item are those it was written for."""
+    for asset in json.loads(path.read_text())["assets"].values():
+        content = (path.parent / asset["href"]).read_bytes()
+        assert asset["file:checksum"] == "1220" + hashlib.sha256(content).hexdigest()
+        assert asset["file:size"] == len(content)
+
+
+def test_two_processes_never_write_one_product(wedge, tmp_path):
+    process = slow(tmp_path / "out.tif", 0.02)
+    wait_for_windows(tmp_path / "out.tif", 2, process)
+    with pytest.raises(HarmonizeError, match="another process is making this product"):
+        run(wedge, tmp_path / "out.tif", window=24)
+    output, errors = process.communicate()
+    assert process.returncode == 0 and output.split() == ["0"], errors
+    assert_checksums(tmp_path / "out.json")
+
+
+@pytest.mark.parametrize("limit", [1_000, 2_000_000])
+def test_a_disk_with_too_little_room_to_begin_is_told_and_left_as_it_was(limit, tmp_path):
+    """A limit on the size of a file: rasterio keeps quiet about the first, the system tells of the second."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    process = slow(tmp_path / "out.tif", 0, preexec_fn=limited)
+    _, errors = process.communicate()
+    assert "make room on that disk" in errors and process.returncode == 1
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_file_that_lost_pixels_is_found_out(tmp_path):
-    dn = np.full((600, 600, 1), 1000, np.uint16)
-    grid = Grid("EPSG:32633", 0, 0, (10.0, 10.0), (600, 600))
-    with pytest.raises(HarmonizeError, match="does not hold what was written"):
-        with cog.create(tmp_path / "out.tif", grid, ["red"], {}) as out:
-            out.write(dn, slice(0, 600), slice(0, 600))
-            out.sums += 1
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("call", ["pwrite", "fdatasync"])
+def test_a_disk_that_fills_up_is_told_and_what_is_done_is_of_use_once_there_is_room(call, wedge, tmp_path, monkeypatch):
+    calls, real = itertools.count(), getattr(os, call)
+
+    def full(*args):
+        if next(calls) > {"pwrite": 1000, "fdatasync": 15}[call]:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*args)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, full)
+        with pytest.raises(HarmonizeError, match="No space left on device.* make room on that disk.* the same command"):
+            run(wedge, tmp_path / "out.tif", window=32)
+    product, _ = run(wedge, tmp_path / "out.tif", window=32)
+    assert 0 < product.kept < product.windows
+    assert_same(product, run(wedge, tmp_path / "whole.tif", window=32)[0])
+
+
+@pytest.mark.skipif("HARMONIZE_DRILLS" not in os.environ, reason="mounts file systems; set HARMONIZE_DRILLS=1")
+@pytest.mark.parametrize("kilobytes", range(8, 2100, 200))
+def test_real_disks_of_many_sizes_fill_up_and_what_is_done_is_of_use_on_a_larger_one(kilobytes, wedge, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kilobytes}k", "tmpfs", disk], check=True)
+    try:
+        with pytest.raises(HarmonizeError, match="make room on that disk"):
+            run(wedge, disk / "out.tif", window=32)
+        assert {path.name for path in disk.iterdir()} <= {"out.tif.unfinished"}
+        subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)
+        product, _ = run(wedge, disk / "out.tif", window=32)
+        assert_same(product, run(wedge, disk / "whole.tif", window=32)[0])
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def pixels_of(path, dn, **changes):
+    grid = Grid("EPSG:32633", 0, 0, (10.0, 10.0), dn.shape[:2])
+    raster = cog.Pixels(path, cog.Image(grid, tuple(f"b{k}" for k in range(dn.shape[2])), {}, **changes))
+    raster.write(dn, slice(0, dn.shape[0]), slice(0, dn.shape[1]))
+    raster.close()
+    return raster
+
+
+def test_a_file_that_lost_pixels_is_found_out(tmp_path, monkeypatch):
+    copy, dn = cog.rasterio.shutil.copy, np.full((600, 600, 1), 1000, np.uint16)
+    raster = pixels_of(tmp_path / "raw.tif", dn)
+
+    def lossy(source, target, **options):
+        dn[599, 599] = 0
+        copy(pixels_of(tmp_path / "lossy.tif", dn).path, target, **options)
+
+    monkeypatch.setattr(cog.rasterio.shutil, "copy", lossy)
+    with pytest.raises(OSError, match="does not hold what was written"):
+        cog.publish(raster.path, tmp_path / "out.tif", "AVERAGE")
+
+
+@pytest.mark.parametrize("bands, dtype", [(1, np.uint8), (1, np.uint16), (4, np.uint16), (8, np.uint16)])
+def test_pixels_are_where_they_were_written_for_any_reader(bands, dtype, tmp_path):
+    draw, shape = np.random.default_rng(0), (1100, 1300)
+    expected, grid = np.zeros((*shape, bands), dtype), Grid("EPSG:32633", 0, 0, (10.0, 10.0), shape)
+    image = cog.Image(grid, tuple("abcdefgh"[:bands]), {}, np.dtype(dtype).name)
+    for _ in range(12):
+        top, left = draw.integers(0, shape)
+        bottom, right = np.minimum(shape, (top, left) + draw.integers(1, 700, 2))
+        part = expected[top:bottom, left:right]
+        part[:] = draw.integers(1, np.iinfo(dtype).max, part.shape)
+        raster = cog.Pixels(tmp_path / "raw.tif", image)  # opened anew each time, as a resumed process does
+        raster.write(part, slice(top, bottom), slice(left, right))
+        raster.close()
+    with rasterio.open(tmp_path / "raw.tif") as file:
+        np.testing.assert_array_equal(file.read().transpose(1, 2, 0), expected)
 
 
 def test_a_missing_folder_is_told(wedge, tmp_path):
