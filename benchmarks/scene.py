@@ -51,6 +51,9 @@ _SCENE = flags.DEFINE_string("scene", None, "Manifest of the scene to mosaic.", 
 _WINDOW = flags.DEFINE_integer("window", products.WINDOW, "Side of a window's core.", 1, flag_values=FLAGS)
 _ROUNDS = flags.DEFINE_integer("rounds", 1, "How often to measure each.", 1, flag_values=FLAGS)
 _BARE = flags.DEFINE_integer("bare", 12, "Windows for the bare network in each turn.", 1, flag_values=FLAGS)
+_WAY = flags.DEFINE_multi_enum(
+    "way", ["local", "server"], ["local", "server"], "Where the model is; repeat it.", flag_values=FLAGS
+)
 _FOLDER = flags.DEFINE_string("folder", None, "Where there is room for it all.", flag_values=FLAGS)
 _CHILD = flags.DEFINE_string("child", None, "Of itself: the server to ask, or `local`.", flag_values=FLAGS)
 
@@ -90,19 +93,28 @@ def measure(manifest: pathlib.Path, local: LocalPredictor, model: pathlib.Path) 
     cells = geometry.pair_grid(scene.grid)
     shape = cells.at(30.0).shape
     windows = list(tiling.windows(shape, _WINDOW.value, local.manifest.halo, local.manifest.multiple))
-    for _ in range(_ROUNDS.value):
-        before = bare(source, scene, windows, local, cells)
-        alone = run(manifest, "local", model)
-        between = bare(source, scene, windows, local, cells)
-        with server(model) as (address, process):
-            spent = process_seconds(process.pid)
-            served = run(manifest, address, model)
-            spent = process_seconds(process.pid) - spent
-            served.windows = served.windows[0], served.windows[1] + spent
-            memory = int(re.search(r"VmHWM:\s+(\d+)", pathlib.Path(f"/proc/{process.pid}/status").read_text())[1]) / 1e3
+    before = bare(source, scene, windows, local, cells)
+    for way in _WAY.value * _ROUNDS.value:
+        cost, more = alone(manifest, model) if way == "local" else served(manifest, model)
         after = bare(source, scene, windows, local, cells)
-        report("local", cells, np.add(before, between) / 2, alone)
-        report("server", cells, np.add(between, after) / 2, served, f" + {memory:.0f} MB in the server")
+        report(way, cells, (before + after) / 2, cost, more)
+        before = after
+
+
+def alone(manifest: pathlib.Path, model: pathlib.Path) -> tuple[Cost, str]:
+    """A scene with the model in its process."""
+    return run(manifest, "local", model), ""
+
+
+def served(manifest: pathlib.Path, model: pathlib.Path) -> tuple[Cost, str]:
+    """A scene with the model on a server, whose processor time counts too; in words, the server's memory."""
+    with server(model) as (address, process):
+        spent = process_seconds(process.pid)
+        cost = run(manifest, address, model)
+        spent = process_seconds(process.pid) - spent
+        peak = re.search(r"VmHWM:\s+(\d+)", pathlib.Path(f"/proc/{process.pid}/status").read_text())
+    cost.windows = cost.windows[0], cost.windows[1] + spent
+    return cost, f" + {int(peak[1]) / 1e3:.0f} MB in the server"
 
 
 def report(way: str, cells: geometry.Grid, network: np.ndarray, cost: Cost, more: str = "") -> None:

@@ -196,6 +196,10 @@ def warp(values: np.ndarray, valid: np.ndarray, source: Grid, target: Grid) -> t
         "tolerance": 0.0,
         "init_dest_nodata": False,
     }
+    if source.crs != target.crs and _in_metres(source.crs) and _in_metres(target.crs):
+        # GDAL would take it from the sizes of the two rasters, which differ with every window once they are turned.
+        ratio = zip(("XSCALE", "YSCALE"), source.pixel, target.pixel, strict=True)
+        shared |= {name: wide / wanted for name, wide, wanted in ratio}
     # Without gaps GDAL needs no no-data values, and is three times as fast; but for the last bit at the source's edge,
     # where the kernel reaches over it, the values are the same.
     whole = len(planes) > 0 and valid.all()
@@ -206,6 +210,11 @@ def warp(values: np.ndarray, valid: np.ndarray, source: Grid, target: Grid) -> t
         rasterio.warp.reproject((~valid).astype(np.float32), invalid, resampling=Resampling.bilinear, **shared)
     warped_valid = (whole | (invalid <= 1e-6)) & np.isfinite(warped).all(axis=0)
     return np.where(warped_valid, warped, 0.0).transpose(1, 2, 0), warped_valid
+
+
+@functools.cache
+def _in_metres(crs: str) -> bool:
+    return CRS.from_user_input(crs).linear_units == "metre"
 
 
 def _copy(

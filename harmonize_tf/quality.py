@@ -15,7 +15,7 @@ BITS: Mapping[int, tuple[str, str]] = {
     CONSISTENT: ("consistent", "seen at 30 m it is the measurement, within 0.001 reflectance in every band"),
     CLEAR_SKY: (
         "clear",
-        "Landsat's own quality band knows of no cloud, shadow or saturation (set where there is none)",
+        "Landsat's quality band tells of no cloud, shadow or saturation (or there is no such band)",
     ),
 }
 """Name and meaning of each."""

@@ -172,7 +172,10 @@ def _quality_band() -> dict[str, Any]:
             "description": meaning,
             "offset": bit.bit_length() - 1,
             "length": 1,
-            "classes": [{"value": value, "name": f"{prefix}{name}"} for value, prefix in ((0, "not_"), (1, ""))],
+            "classes": [
+                {"value": 1, "name": name, "description": meaning},
+                {"value": 0, "name": f"not_{name}", "description": f"not known that {meaning}"},
+            ],
         }
         for bit, (name, meaning) in quality.BITS.items()
     ]

@@ -16,6 +16,7 @@ from concurrent import futures
 import numpy as np
 import pytest
 import rasterio
+import rasterio.warp
 from rio_cogeo import cog_validate
 from scipy import ndimage
 
@@ -433,6 +434,151 @@ def pixels_of(path, dn, **changes):
     raster.write(dn, slice(0, dn.shape[0]), slice(0, dn.shape[1]))
     raster.close()
     return raster
+
+
+class Nearest(Smooth):
+    """Every cell three by three times: a product whose pixels are those of the warped scene."""
+
+    def predict(self, ms, pan):
+        dn = ms.repeat(3, 1).repeat(3, 2)
+        return {"sentinel_ms": dn, "quality": (3 * (dn[..., :1] != 0)).astype(np.uint8)}
+
+
+class Counted:
+    """A source that counts what is read of it."""
+
+    def __init__(self, source):
+        self.source, self.reads = source, []
+
+    def scenes(self):
+        return self.source.scenes()
+
+    def read(self, scene, bands, window):
+        self.reads.append(window)
+        return self.source.read(scene, bands, window)
+
+
+def written_scene(path):
+    """The red band of a simulated scene at the western edge of zone 33, as a file for rasterio."""
+    source = SimulatedSource(size=3600)
+    scene = source.scenes()[0]
+    native = scene.grids["red"]
+    raster = source.read(scene, ["red"], native)
+    place = {"crs": native.crs, "transform": native.transform, "height": native.shape[0], "width": native.shape[1]}
+    with rasterio.open(path, "w", "GTiff", dtype="float32", count=1, **place) as file:
+        file.write(raster.values[..., 0], 1)
+    return source, native
+
+
+def reprojected(path, grid):
+    """Cubic, by rasterio alone, on the 30 m cells with corners at 10 mod 30 m in which a grid's pixels lie."""
+    left, top = (grid.left - 10) // 30 * 30 + 10, -((10 - grid.top) // 30) * 30 + 10
+    rows, columns = ((size + 5) // 3 + 1 for size in grid.shape)
+    cells = np.full((rows, columns), np.nan, np.float32)
+    with rasterio.open(path) as file:
+        rasterio.warp.reproject(
+            rasterio.band(file, 1),
+            cells,
+            dst_crs=grid.crs,
+            dst_transform=rasterio.Affine(30, 0, left, 0, -30, top),
+            dst_nodata=np.nan,
+            resampling=rasterio.enums.Resampling.cubic,
+            tolerance=0,
+            XSCALE=1,
+            YSCALE=1,
+        )
+    x = grid.left + 10 * np.arange(grid.shape[1]) + 5
+    y = grid.top - 10 * np.arange(grid.shape[0]) - 5
+    return cells[np.ix_(((top - y) // 30).astype(int), ((x - left) // 30).astype(int))]
+
+
+@pytest.mark.parametrize("crs, left, top", [("EPSG:32633", 299_940, 5_700_060), ("EPSG:32632", 717_000, 5_701_320)])
+def test_a_scene_at_a_zones_edge_lies_where_rasterio_puts_it_on_a_tiles_grid_of_either_zone(crs, left, top, tmp_path):
+    source, _ = written_scene(tmp_path / "scene.tif")
+    grid = Grid(crs, left, top, (10.0, 10.0), (400, 430))
+    assert left % 60 == 0 and top % 60 == 0
+    product, dn = run(source, tmp_path / "out.tif", Nearest(), grid=grid, window=40)
+    with rasterio.open(product.path) as image:
+        assert Grid.of(image.crs, image.transform, image.shape) == grid == product.grid
+    _, other = run(source, tmp_path / "other.tif", Nearest(), grid=grid, window=1000)
+    assert np.abs(dn.astype(int) - other).max() <= 1
+    expected = reprojected(tmp_path / "scene.tif", grid)
+    seen = (dn[..., 2] != 0) & np.isfinite(expected)
+    assert seen.sum() > 60_000 and (np.isfinite(expected) & ~seen).sum() < 0.1 * seen.sum()  # the scene's rim
+
+    def error(shift):
+        return np.abs(radiometry.decode(dn[..., 2]) - np.roll(expected, shift, 1))[seen]
+
+    # A pixel of 10 m aside is twenty times worse.
+    assert np.percentile(error(0), 99) < 2e-4 and np.nanpercentile(error(1), 99) > 4e-3
+
+
+def test_windows_beyond_the_scene_are_not_read(tmp_path):
+    source = Counted(SimulatedSource(size=3600))
+    whole = geometry.pair_grid(source.scenes()[0].grid)
+    wide = whole.window(-600, -900, 1500, 1800)
+    predictor = Smooth()
+    product, dn = run(source, tmp_path / "out.tif", predictor, grid=wide, window=32)
+    assert product.windows == 16 * 19 and product.skipped > 250
+    # For each window read one for the multispectral bands and one for the panchromatic; five for the fingerprint.
+    assert len(source.reads) <= 2 * (product.windows - product.skipped + 12) + 5
+    _, alone = run(source, tmp_path / "alone.tif", predictor, window=32)
+    there = dn[600:][: whole.shape[0], 900:][:, : whole.shape[1]]
+    assert np.abs(there.astype(int) - alone).max() <= 1 and (dn != 0).sum() == (there != 0).sum() == (alone != 0).sum()
+
+
+def test_windows_beyond_a_scenes_footprint_are_not_read(tmp_path):
+    source = SimulatedSource(size=3600)
+    scene = source.scenes()[0]
+    left, bottom, right, top = scene.grid.bounds
+    corners = [(left, top), (left + 1200, top), (left + 1200, bottom), (left, bottom), (left, top)]
+    degrees = np.transpose(rasterio.warp.transform(scene.grid.crs, "EPSG:4326", *np.transpose(corners)))
+    footprint = {"type": "Polygon", "coordinates": [degrees.tolist()]}
+    product = products.harmonize(
+        source, dataclasses.replace(scene, footprint=footprint), Smooth(), tmp_path / "out.tif", window=12
+    )
+    with rasterio.open(product.path) as image:
+        seen = (image.read(1) != 0).any(0)
+    assert seen[6:125].all() and not seen[200:].any()
+
+
+@pytest.mark.parametrize(
+    "grid, message",
+    [
+        (Grid("EPSG:32633", 600_000, 5_700_000, (10.0, 10.0), (60, 60)), "does not touch"),
+        (Grid("EPSG:32601", 600_000, 5_700_000, (10.0, 10.0), (60, 60)), "does not touch"),
+        (Grid("EPSG:32733", 300_000, 5_700_000, (10.0, 10.0), (60, 60)), "does not touch"),
+        (Grid("EPSG:32633", 300_005, 5_700_000, (10.0, 10.0), (60, 60)), "multiples of 10 m"),
+        (Grid("EPSG:32633", 300_000, 5_700_000, (20.0, 20.0), (60, 60)), "multiples of 10 m"),
+        (Grid("EPSG:3857", 300_000, 5_700_000, (10.0, 10.0), (60, 60)), "multiples of 10 m"),
+    ],
+)
+def test_a_grid_that_cannot_be_filled_is_told_and_leaves_nothing(grid, message, wedge, tmp_path):
+    with pytest.raises(SceneError, match=message):
+        run(wedge, tmp_path / "out.tif", grid=grid)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_quality_is_a_file_of_bits_of_its_own_with_the_landsat_bands_clear_sky(wedge, tmp_path):
+    product, dn = run(wedge, tmp_path / "out.tif", window=40)
+    assert product.quality == tmp_path / "out_quality.tif" and cog_validate(product.quality, strict=True)[0]
+    scene = wedge.scenes()[0]
+    cells = geometry.pair_grid(scene.grid).at(30.0)
+    clear = sources.read_onto(wedge, scene, BANDS, cells).clear.repeat(3, 0).repeat(3, 1)
+    with rasterio.open(product.quality) as image:
+        assert image.descriptions == ("quality",) and image.dtypes == ("uint8",) and image.nodata == 0
+        assert image.scales == (1.0,) and image.offsets == (0.0,)
+        tags, bits = image.tags(), image.read(1)
+    assert 0.2 < clear.mean() < 0.9
+    np.testing.assert_array_equal(bits, np.where((dn != 0).all(-1), 3 + 4 * clear, 0))
+    assert [tags[f"BIT_{k}"].split(":")[0] for k in range(3)] == ["data", "consistent", "clear"]
+
+
+def test_overviews_of_quality_hold_bits_that_are_there(tmp_path):
+    source = Cropped(SimulatedSource(size=7200, nodata=True, clouds=0.5), 203, 203, column=20)
+    product, _ = run(source, tmp_path / "out.tif")
+    with rasterio.open(product.quality, overview_level=0) as image:
+        assert set(np.unique(image.read(1))) == {0, 3, 7}
 
 
 def test_a_file_that_lost_pixels_is_found_out(tmp_path, monkeypatch):

@@ -1,7 +1,9 @@
 import functools
+import itertools
 import json
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -9,11 +11,12 @@ import rasterio
 import web
 from rio_cogeo import cog_validate
 
-from harmonize_tf import geometry, quicklook, radiometry, sources
+from harmonize_tf import geometry, mgrs, radiometry, sources, unfinished
 from harmonize_tf.errors import FlagError, ModelError, SceneError, ServerError
 from harmonize_tf.sources.geotiff import GeoTiffSource
 from harmonize_tf.sources.simulated import SimulatedSource
 from serving import client, scene
+from serving.server import DevelopmentServer
 
 BANDS = ("blue", "green", "red", "nir")
 
@@ -78,7 +81,8 @@ def test_a_server_gives_the_same_product_as_the_model_in_this_process(manifest, 
     target = [f"--target={server.address}", "--model_name=subpixel"]
     scene.main([str(manifest), str(tmp_path / "served.tif"), *target, "--window=40"])
     scene.main([str(manifest), str(tmp_path / "local.tif"), f"--model={exported.version}", "--window=40"])
-    np.testing.assert_array_equal(read(tmp_path / "served.tif"), read(tmp_path / "local.tif"))
+    for suffix in (".tif", "_quality.tif", ".png"):
+        assert (tmp_path / f"served{suffix}").read_bytes() == (tmp_path / f"local{suffix}").read_bytes()
     for name in ("served.tif", "local.tif"):
         with rasterio.open(tmp_path / name) as image:
             assert image.tags()["MODEL_VERSION"] == exported.version.name
@@ -93,7 +97,8 @@ def test_a_scene_on_a_web_server_gives_the_product_that_its_folder_gives(manifes
 def test_the_pictures_are_written_beside_the_product(manifest, exported, tmp_path):
     out, figure = tmp_path / "out.tif", tmp_path / "compared.png"
     scene.main([str(manifest), str(out), f"--model={exported.directory}", f"--figure={figure}"])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["compared.png", "out.png", "out.tif"]
+    names = ["compared.png", "out.json", "out.png", "out.tif", "out_quality.tif"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
     for picture in (figure, out.with_suffix(".png")):
         assert picture.read_bytes().startswith(b"\x89PNG")
 
@@ -147,23 +152,107 @@ def test_wrong_use_is_told_in_one_line_and_leaves_nothing(arguments, error, mess
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_server_that_goes_away_midway_is_told_and_leaves_nothing(manifest, exported, tmp_path, monkeypatch):
-    from serving.server import DevelopmentServer
+def after_windows(monkeypatch, count, action):
+    """Does something once, after that many windows of a scene are done."""
+    add, done = unfinished.Work.add, itertools.count(1)
 
+    def add_and_act(*args):
+        add(*args)
+        if next(done) == count:
+            action()
+
+    monkeypatch.setattr(unfinished.Work, "add", add_and_act)
+
+
+def assert_same(folder, name, expected):
+    for suffix in (".tif", "_quality.tif", ".png"):
+        assert (folder / f"{name}{suffix}").read_bytes() == (folder / f"{expected}{suffix}").read_bytes(), suffix
+
+
+def test_a_server_that_goes_away_midway_is_told_and_the_same_command_goes_on(manifest, exported, tmp_path, monkeypatch):
     running = DevelopmentServer({"subpixel": exported.directory})
-
-    class Gone(quicklook.Histogram):
-        """Stops the server after the first window."""
-
-        def add(self, *args):
-            running.stop()
-
-    monkeypatch.setattr(quicklook, "Histogram", Gone)
     monkeypatch.setattr(client, "Client", functools.partial(client.Client, timeout=1.0))
-    target = [f"--target={running.address}", "--model_name=subpixel"]
-    with pytest.raises(ServerError):
-        scene.main([str(manifest), str(tmp_path / "out.tif"), *target, "--window=12"])
+    argv = [str(manifest), str(tmp_path / "out.tif"), "--model_name=subpixel", "--window=24"]
+    with monkeypatch.context() as patched:
+        after_windows(patched, 3, running.stop)
+        with pytest.raises(ServerError, match="windows are done and kept in .*out.tif.unfinished"):
+            scene.main([*argv, f"--target={running.address}"])
+    assert [path.name for path in tmp_path.iterdir()] == ["out.tif.unfinished"]
+    with DevelopmentServer({"subpixel": exported.directory}) as again:
+        scene.main([*argv, f"--target={again.address}"])
+    scene.main([str(manifest), str(tmp_path / "whole.tif"), f"--model={exported.directory}", "--window=24"])
+    assert_same(tmp_path, "out", "whole")
+
+
+def serve(directory, port=0):
+    """A server in a process of its own, and its port."""
+    argv = [f"--model_base_path={directory}", "--model_name=subpixel", f"--port={port}"]
+    command = [sys.executable, "-m", "serving.server", *argv]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    return process, int(process.stdout.readline().rpartition(":")[2])
+
+
+def test_a_scene_outlives_its_server_killed_and_started_again(manifest, exported, tmp_path, monkeypatch):
+    process, port = serve(exported.directory)
+    try:
+
+        def restart():
+            nonlocal process
+            process.kill()
+            process.wait()
+            # In the background: meanwhile the client asks again and again.
+            threading.Thread(target=begin).start()
+
+        def begin():
+            nonlocal process
+            process, _ = serve(exported.directory, port)
+
+        after_windows(monkeypatch, 3, restart)
+        target = [f"--target=127.0.0.1:{port}", "--model_name=subpixel"]
+        scene.main([str(manifest), str(tmp_path / "out.tif"), *target, "--window=24"])
+    finally:
+        process.kill()
+        process.wait()
+    monkeypatch.undo()
+    scene.main([str(manifest), str(tmp_path / "whole.tif"), f"--model={exported.directory}", "--window=24"])
+    assert_same(tmp_path, "out", "whole")
+
+
+def test_a_server_that_comes_back_with_another_version_never_mixes_two(manifest, base_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "Client", functools.partial(client.Client, timeout=20.0))
+    first = DevelopmentServer({"subpixel": base_path})
+    servers = [first]
+
+    def replace():
+        first.stop()
+        (base_path / "1").rename(base_path / "2")
+        servers.append(DevelopmentServer({"subpixel": base_path}, port=int(first.address.rpartition(":")[2])))
+
+    argv = [str(manifest), str(tmp_path / "out.tif"), "--model_name=subpixel", f"--target={first.address}"]
+    with monkeypatch.context() as patched:
+        after_windows(patched, 3, replace)
+        with pytest.raises(ServerError, match="replaced version 1 by another"):
+            scene.main([*argv, "--window=24"])
+    scene.main([*argv, "--window=24"])
+    servers[-1].stop()
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert image.tags()["MODEL_VERSION"] == "2"
+    scene.main([str(manifest), str(tmp_path / "whole.tif"), f"--model={base_path}", "--window=24"])
+    assert_same(tmp_path, "out", "whole")
+
+
+def test_a_sentinel_tile_is_cut_out_and_one_elsewhere_is_refused(manifest, exported, tmp_path, monkeypatch):
+    monkeypatch.setattr(mgrs, "SIDE", 300)  # pixels instead of 10980, for the sake of time
+    argv = [str(manifest), str(tmp_path / "out.tif"), f"--model={exported.directory}"]
+    with pytest.raises(SceneError, match="does not touch"):
+        scene.main([*argv, "--tile=32TMT"])
+    with pytest.raises(SceneError, match="Sentinel-2 tile"):
+        scene.main([*argv, "--tile=99AAA"])
     assert list(tmp_path.iterdir()) == []
+    scene.main([*argv, "--tile=T33UUS"])
+    with rasterio.open(tmp_path / "out.tif") as image:
+        assert (image.transform.c, image.transform.f, *image.shape) == (300_000, 5_700_000, 300, 300)
+        assert (image.read(1) != 0).mean() > 0.5
 
 
 def test_the_command_ends_with_status_2_and_a_line(manifest, tmp_path):
