@@ -34,13 +34,13 @@ import numpy as np
 import rasterio
 from absl import flags
 
-from harmonize_tf import command, geometry, predictors, products, radiometry, sensors, tiling
+from harmonize_tf import command, geometry, predictors, products, radiometry, sensors, tiling, windows
 from harmonize_tf.models.harmonizer import Harmonizer
-from harmonize_tf.products import Predictor
 from harmonize_tf.radiometry import Bandpass
 from harmonize_tf.sources import Scene, SceneSource
 from harmonize_tf.sources.geotiff import GeoTiffSource
 from harmonize_tf.sources.simulated import SimulatedSource
+from harmonize_tf.windows import Predictor
 from serving.export import export_harmonizer
 from serving.local import LocalPredictor
 
@@ -92,11 +92,11 @@ def measure(manifest: pathlib.Path, local: LocalPredictor, model: pathlib.Path) 
     scene = source.scenes()[0]
     cells = geometry.pair_grid(scene.grid)
     shape = cells.at(30.0).shape
-    windows = list(tiling.windows(shape, _WINDOW.value, local.manifest.halo, local.manifest.multiple))
-    before = bare(source, scene, windows, local, cells)
+    plan = list(tiling.windows(shape, _WINDOW.value, local.manifest.halo, local.manifest.multiple))
+    before = bare(source, scene, plan, local, cells)
     for way in _WAY.value * _ROUNDS.value:
         cost, more = alone(manifest, model) if way == "local" else served(manifest, model)
-        after = bare(source, scene, windows, local, cells)
+        after = bare(source, scene, plan, local, cells)
         report(way, cells, (before + after) / 2, cost, more)
         before = after
 
@@ -134,18 +134,18 @@ def report(way: str, cells: geometry.Grid, network: np.ndarray, cost: Cost, more
 
 
 def bare(
-    source: SceneSource, scene: Scene, windows: Sequence[tiling.Window], local: Predictor, cells: geometry.Grid
+    source: SceneSource, scene: Scene, plan: Sequence[tiling.Window], local: Predictor, cells: geometry.Grid
 ) -> np.ndarray:
     """Wall and processor time of the bare network for all windows, from some of them, evenly spread."""
-    some = [windows[i] for i in np.unique(np.linspace(0, len(windows) - 1, _BARE.value).astype(int))]
+    some = [plan[i] for i in np.unique(np.linspace(0, len(plan) - 1, _BARE.value).astype(int))]
     spent = np.zeros(2)
     for index, window in enumerate([some[0], *some]):
-        tile = products.read(source, scene, cells, local.manifest, window)
+        tile = windows.read(source, scene, cells, local.manifest, window)
         started = np.array([time.perf_counter(), time.process_time()])
         local.predict(tile.ms[None], None if tile.pan is None else tile.pan[None])
         if index:  # the first is to warm up
             spent += [time.perf_counter(), time.process_time()] - started
-    return spent * len(windows) / len(some)
+    return spent * len(plan) / len(some)
 
 
 def run(manifest: pathlib.Path, way: str, model: pathlib.Path) -> Cost:
@@ -173,9 +173,9 @@ def child(manifest: pathlib.Path) -> None:
         out = manifest.with_name("out.tif")
         products.harmonize(source, source.scenes()[0], predictor, out, window=_WINDOW.value)
         mark()
-    windows, after = np.diff(marks, axis=0).tolist()
+    until, after = np.diff(marks, axis=0).tolist()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    print(json.dumps({"windows": windows, "after": after, "peak": peak}))
+    print(json.dumps({"windows": until, "after": after, "peak": peak}))
 
 
 @contextlib.contextmanager

@@ -6,38 +6,32 @@ OUT.png            a quick-look
 OUT.json           the STAC item: written last, so where it is all of it is
 """
 
-import concurrent.futures
-import contextlib
 import dataclasses
 import datetime
 import hashlib
-import itertools
 import json
 import logging
 import pathlib
 import shutil
 import sys
-import threading
 import time
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol
 
 import numpy as np
 import rasterio.warp
 import shapely
 import shapely.geometry
-from rasterio.errors import NotGeoreferencedWarning
 from tqdm import tqdm
 
 import harmonize_tf
-from harmonize_tf import artifacts, cog, geometry, quality, quicklook, radiometry, sources, stac, tiling, unfinished
+from harmonize_tf import artifacts, cog, geometry, quality, quicklook, stac, tiling, unfinished, windows
 from harmonize_tf.cog import Image
-from harmonize_tf.errors import ModelError, SceneError
+from harmonize_tf.errors import SceneError
 from harmonize_tf.geometry import Grid
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.sources import Scene, SceneSource
 from harmonize_tf.tiling import Window
+from harmonize_tf.windows import Predictor
 
 _log = logging.getLogger("harmonize")
 
@@ -45,22 +39,6 @@ WINDOW = 384  # 30 m cells: large against a halo of 20 to 50, and a gigabyte or 
 IN_FLIGHT = 4  # windows being read, predicted or waiting to be written
 PROBES, PROBE = 5, 32  # windows along a scene's diagonal, and their side in its pixels, by which its pixels are known
 ASIDE = 300.0  # m that data may lie beyond a scene's footprint, which is drawn coarsely
-
-
-class Predictor(Protocol):
-    """A model to put a scene through: a SavedModel in this process, or a client of a server.
-
-    One that can have several requests under way also offers `predict_async`, which takes the same and returns a future.
-    """
-
-    manifest: Manifest
-
-    def predict(self, ms: np.ndarray, pan: np.ndarray | None) -> Mapping[str, np.ndarray]:
-        """Codes uint16 [N,h,w,B] (and [N,2h,2w,1]) to what the model says of them.
-
-        "sentinel_ms": codes uint16 [N,3h,3w,B], 0 is no data; "quality": uint8 [N,3h,3w,1], bits of
-        `harmonize_tf.quality`; where the model tells it, "uncertainty": codes as "sentinel_ms".
-        """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,27 +72,6 @@ class Product:
         """A product by its GeoTIFF's name."""
         judged = path.with_name(f"{path.stem}_quality{path.suffix}")
         return cls(path, judged, path.with_suffix(".png"), path.with_suffix(".json"), **facts)
-
-
-@dataclasses.dataclass(frozen=True)
-class Tile:
-    """A window on its way.
-
-    Attributes:
-      window: where it lies.
-      ms: codes of the padded window, [h, w, B].
-      pan: codes of the panchromatic band, [2h, 2w, 1], where the model uses it.
-      clear: which cells of the core are clear ground.
-      predicted: codes of the core at 10 m; None: not predicted, or the core has no data.
-      quality: bits of the core at 10 m, [3h, 3w, 1].
-    """
-
-    window: Window
-    ms: np.ndarray
-    pan: np.ndarray | None
-    clear: np.ndarray
-    predicted: np.ndarray | None = None
-    quality: np.ndarray | None = None
 
 
 def harmonize(
@@ -152,8 +109,8 @@ def harmonize(
     check(scene, manifest)
     grid = grid or geometry.pair_grid(scene.grid)
     cells = enclosing(grid)
-    windows = list(tiling.windows(cells.at(30.0).shape, window, manifest.halo, manifest.multiple))
-    touched = _touched(scene, cells, windows)
+    plan = list(tiling.windows(cells.at(30.0).shape, window, manifest.halo, manifest.multiple))
+    touched = _touched(scene, cells, plan)
     if not touched:
         raise SceneError(
             f"scene {scene.id} does not touch the grid that is to be filled; choose the tile or zone that it lies in. "
@@ -165,17 +122,18 @@ def harmonize(
         "quality": Image(grid, ("quality",), _quality_tags(scene), "uint8", None, "NEAREST"),
     }
     made_of = _made_of(source, scene, predictor, grid, window)
-    with _quiet_threads(), unfinished.work(path, made_of, images) as work:
+    with unfinished.work(path, made_of, images) as work:
         kept = len(work.windows)
         todo = [one for one in touched if (one.core.row, one.core.column) not in work.windows]
-        for done in _progress(bounded(_worker(source, scene, cells, predictor), todo, in_flight), len(todo)):
+        tiles = windows.predicted(source, scene, cells, predictor, todo, in_flight)
+        for done in _progress(tiles, len(todo)):
             core = done.window.core
             *inside, rows, columns = tiling.overlap(core, 3, corner, grid.shape)
             values = {"pixels": done.predicted, "quality": done.quality}
             cut = {name: value[tuple(inside)] for name, value in values.items() if value is not None}
             work.add(core.row, core.column, cut, rows, columns)
-        skipped = len(windows) - sum(work.windows.values())
-        facts = {"grid": grid, "windows": len(windows), "skipped": skipped, "kept": kept}
+        skipped = len(plan) - sum(work.windows.values())
+        facts = {"grid": grid, "windows": len(plan), "skipped": skipped, "kept": kept}
         product = Product.at(path, **facts, seconds=time.monotonic() - started)
         with cog.mendable(path):
             _publish(product, work, lambda files: _item(scene, predictor, images["pixels"], files))
@@ -197,7 +155,7 @@ def enclosing(grid: Grid) -> Grid:
     return cells
 
 
-def _touched(scene: Scene, cells: Grid, windows: Sequence[Window]) -> list[Window]:
+def _touched(scene: Scene, cells: Grid, plan: Sequence[Window]) -> list[Window]:
     """The windows in which the scene may have data."""
     if scene.footprint is None:
         outline, crs = shapely.box(*scene.grid.bounds), scene.grid.crs
@@ -213,8 +171,8 @@ def _touched(scene: Scene, cells: Grid, windows: Sequence[Window]) -> list[Windo
         return []  # the other side of the Earth
     seen = shapely.buffer(seen, 30.0 if scene.footprint is None else ASIDE)
     shapely.prepare(seen)
-    cores = [cells.at(30.0).window(*dataclasses.astuple(one.core)) for one in windows]
-    return [one for one, core in zip(windows, cores, strict=True) if seen.intersects(shapely.box(*core.bounds))]
+    cores = [cells.at(30.0).window(*dataclasses.astuple(one.core)) for one in plan]
+    return [one for one, core in zip(plan, cores, strict=True) if seen.intersects(shapely.box(*core.bounds))]
 
 
 def _made_of(source: SceneSource, scene: Scene, predictor: Predictor, grid: Grid, window: int) -> str:
@@ -320,95 +278,6 @@ def _quality_tags(scene: Scene) -> dict[str, str]:
         "SOURCE_SCENE": scene.id,
         **bits,
     }
-
-
-def _worker(source: SceneSource, scene: Scene, cells: Grid, predictor: Predictor) -> Callable[[Window], Tile]:
-    """What a thread does with a window: reads it and has it predicted."""
-    manifest, predict = predictor.manifest, _prediction(predictor)
-
-    def work(window: Window) -> Tile:
-        tile = read(source, scene, cells, manifest, window)
-        if not tile.ms[window.cut()].any():
-            return tile
-        outputs = predict(tile.ms[None], None if tile.pan is None else tile.pan[None])
-        told = [outputs[name] for name in ("sentinel_ms", "uncertainty") if name in outputs]
-        dn = told[0] if len(told) == 1 else np.concatenate(told, -1)
-        judged = outputs.get("quality", np.zeros(0, np.uint8))
-        shape = (1, 3 * tile.ms.shape[0], 3 * tile.ms.shape[1])
-        for array, bands, dtype in ((dn, len(manifest.product_bands), np.uint16), (judged, 1, np.uint8)):
-            if array.shape != (*shape, bands) or array.dtype != dtype:
-                raise ModelError(
-                    f"model {manifest.name!r} should answer with {np.dtype(dtype)} {(*shape, bands)}; export it again "
-                    f"with `harmonize push`. Received: {array.dtype} {array.shape}"
-                )
-        core = window.cut(3)
-        clear = (quality.CLEAR_SKY * tile.clear.astype(np.uint8)).repeat(3, 0).repeat(3, 1)[..., None]
-        bits = judged[0][core]
-        return dataclasses.replace(tile, predicted=dn[0][core], quality=np.where(bits != 0, bits | clear, 0))
-
-    return work
-
-
-def read(source: SceneSource, scene: Scene, cells: Grid, manifest: Manifest, window: Window) -> Tile:
-    """Reads what a model needs for a window.
-
-    Args:
-      source: the scene's source.
-      scene: one of its scenes.
-      cells: the pair grid at 10 m that the windows were made of.
-      manifest: the model.
-      window: one of them.
-    """
-    padded = window.padded
-    ground = cells.at(30.0).window(padded.row, padded.column, padded.rows, padded.columns)
-    raster = sources.read_onto(source, scene, manifest.bands, ground)
-    ms, pan = radiometry.encode(raster.values, raster.valid[..., None]), None
-    if manifest.uses_pan and ms.any():
-        sharp = sources.read_onto(source, scene, ["pan"], ground.at(15.0))
-        pan = radiometry.encode(sharp.values, sharp.valid[..., None])
-    return Tile(window, ms, pan, raster.clear[window.cut()])
-
-
-def _prediction(predictor: Predictor) -> Callable[[np.ndarray, np.ndarray | None], Mapping[str, np.ndarray]]:
-    """One prediction keeps every core busy; only a predictor that offers it has several under way."""
-    if hasattr(predictor, "predict_async"):
-        return lambda ms, pan: predictor.predict_async(ms, pan).result()
-    lock = threading.Lock()
-
-    def predict(ms: np.ndarray, pan: np.ndarray | None) -> Mapping[str, np.ndarray]:
-        with lock:
-            return predictor.predict(ms, pan)
-
-    return predict
-
-
-def bounded(function: Callable, items: Iterable, limit: int) -> Iterator:
-    """Calls `function` on every item in threads and yields the results as they finish.
-
-    At most `limit` items are under way, or finished and not yet taken.
-    """
-    items = iter(items)
-    with concurrent.futures.ThreadPoolExecutor(limit, "window") as pool:
-        pending = {pool.submit(function, item) for item in itertools.islice(items, limit)}
-        try:
-            while pending:
-                done, pending = concurrent.futures.wait(pending, return_when=concurrent.futures.FIRST_COMPLETED)
-                while done:
-                    yield done.pop().result()
-                    pending |= {pool.submit(function, item) for item in itertools.islice(items, 1)}
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextlib.contextmanager
-def _quiet_threads() -> Iterator[None]:
-    """Keeps back a warning that rasterio's warper gives at random when threads share it; the pixels are right.
-
-    https://github.com/opendatacube/odc-geo/issues/131; 3000 warps in 8 threads gave what one thread gives.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        yield
 
 
 def _progress(items: Iterable, total: int) -> Iterator:

@@ -26,7 +26,8 @@ harmonize_tf.metrics.sums harmonize_tf.mgrs
 harmonize_tf.pairing harmonize_tf.pansharpen harmonize_tf.patches harmonize_tf.products harmonize_tf.quality
 harmonize_tf.quicklook harmonize_tf.radiometry harmonize_tf.records harmonize_tf.sensors harmonize_tf.sources
 harmonize_tf.sources.degraded harmonize_tf.sources.geotiff harmonize_tf.sources.samples
-harmonize_tf.sources.simulated harmonize_tf.tiling harmonize_tf.workflow harmonize_tf.sources.earth_engine
+harmonize_tf.sources.simulated harmonize_tf.stac harmonize_tf.tiling harmonize_tf.unfinished harmonize_tf.windows
+harmonize_tf.workflow harmonize_tf.sources.earth_engine
 harmonize_tf.testing.earth_engine_emulator beam_jobs.estimate beam_jobs.export_pairs beam_jobs.export_shard
 beam_jobs.exports beam_jobs.folder beam_jobs.options beam_jobs.plan beam_jobs.progress beam_jobs.settings
 beam_jobs.shards beam_jobs.squares beam_jobs.summary beam_jobs.tally beam_jobs.transforms

@@ -21,7 +21,7 @@ from rio_cogeo import cog_validate
 from scipy import ndimage
 
 import harmonize_tf
-from harmonize_tf import cog, geometry, products, radiometry, sources
+from harmonize_tf import cog, geometry, products, radiometry, sources, windows
 from harmonize_tf.errors import HarmonizeError, ModelError, SceneError
 from harmonize_tf.geometry import Grid
 from harmonize_tf.manifest import Manifest
@@ -663,7 +663,7 @@ def test_windows_in_flight_never_exceed_the_bound():
         return item
 
     taken = []
-    for item in products.bounded(begin, iter(range(60)), 3):
+    for item in windows.bounded(begin, iter(range(60)), 3):
         taken.append(item)
         time.sleep(0.002)
         with lock:
