@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
+import rasterio
 import rasterio.warp
 import shapely
 import shapely.geometry
@@ -122,7 +123,7 @@ def harmonize(
         "quality": Image(grid, ("quality",), _quality_tags(scene), "uint8", None, "NEAREST"),
     }
     made_of = _made_of(source, scene, predictor, grid, window)
-    with unfinished.work(path, made_of, images) as work:
+    with rasterio.Env(GDAL_CACHEMAX=cog.CACHE), unfinished.work(path, made_of, images) as work:
         kept = len(work.windows)
         todo = [one for one in touched if (one.core.row, one.core.column) not in work.windows]
         tiles = windows.predicted(source, scene, cells, predictor, todo, in_flight)
