@@ -6,6 +6,7 @@ OUT.png            a quick-look
 OUT.json           the STAC item: written last, so where it is all of it is
 """
 
+import contextlib
 import dataclasses
 import datetime
 import hashlib
@@ -127,12 +128,13 @@ def harmonize(
         kept = len(work.windows)
         todo = [one for one in touched if (one.core.row, one.core.column) not in work.windows]
         tiles = windows.predicted(source, scene, cells, predictor, todo, in_flight)
-        for done in _progress(tiles, len(todo)):
-            core = done.window.core
-            *inside, rows, columns = tiling.overlap(core, 3, corner, grid.shape)
-            values = {"pixels": done.predicted, "quality": done.quality}
-            cut = {name: value[tuple(inside)] for name, value in values.items() if value is not None}
-            work.add(core.row, core.column, cut, rows, columns)
+        with contextlib.closing(tiles):  # its threads end with the loop, however that ends
+            for tile in _progress(tiles, len(todo)):
+                core = tile.window.core
+                *inside, rows, columns = tiling.overlap(core, 3, corner, grid.shape)
+                values = {"pixels": tile.predicted, "quality": tile.quality}
+                cut = {name: value[tuple(inside)] for name, value in values.items() if value is not None}
+                work.add(core.row, core.column, cut, rows, columns)
         skipped = len(plan) - sum(work.windows.values())
         facts = {"grid": grid, "windows": len(plan), "skipped": skipped, "kept": kept}
         product = Product.at(path, **facts, seconds=time.monotonic() - started)

@@ -406,6 +406,7 @@ def test_a_disk_that_fills_up_is_told_and_what_is_done_is_of_use_once_there_is_r
         patched.setattr(os, call, full)
         with pytest.raises(HarmonizeError, match="No space left on device.* make room on that disk.* the same command"):
             run(wedge, tmp_path / "out.tif", window=32)
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("window")]
     product, _ = run(wedge, tmp_path / "out.tif", window=32)
     assert 0 < product.kept < product.windows
     assert_same(product, run(wedge, tmp_path / "whole.tif", window=32)[0])
