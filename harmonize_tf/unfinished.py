@@ -102,7 +102,7 @@ def work(path: pathlib.Path, made_of: str, images: Mapping[str, Image]) -> Itera
                 shutil.rmtree(folder)
             elif isinstance(error, HarmonizeError):
                 kept = f"{len(begun.windows)} windows are done and kept in {folder}: the same command goes on there."
-                raise type(error)(f"{error} {kept}") from error
+                error.args = (f"{error} {kept}",)
             raise
         finally:
             if begun is not None:
