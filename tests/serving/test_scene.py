@@ -233,7 +233,7 @@ def test_a_server_that_comes_back_with_another_version_never_mixes_two(manifest,
     argv = [str(manifest), str(tmp_path / "out.tif"), "--model_name=subpixel", f"--target={first.address}"]
     with monkeypatch.context() as patched:
         after_windows(patched, 3, replace)
-        with pytest.raises(ServerError, match="replaced version 1 by another"):
+        with pytest.raises(ServerError, match="windows are done and kept"):
             scene.main([*argv, "--window=24"])
     scene.main([*argv, "--window=24"])
     servers[-1].stop()
