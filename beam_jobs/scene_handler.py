@@ -23,6 +23,7 @@ from beam_jobs.shards import PERMANENT, TRANSIENT
 from beam_jobs.stopping import cancelled
 from harmonize_tf import products
 from harmonize_tf.errors import HarmonizeError, ModelError, PermanentError, SceneError, ServerError, TransientError
+from harmonize_tf.mgrs import mgrs_tile
 from harmonize_tf.products import Predictor
 from harmonize_tf.sources import Scene
 from harmonize_tf.sources.geotiff import GeoTiffSource
@@ -144,7 +145,8 @@ class Maker:
         scene = _scene(source, task)
         earlier = outcomes.begin(folder, task)
         with folder.workplace(task.name) as place:
-            product = products.harmonize(source, scene, _Interruptible(self._predictor), place / f"{task.name}.tif")
+            path, grid = place / f"{task.name}.tif", mgrs_tile(task.tile) if task.tile else None
+            product = products.harmonize(source, scene, _Interruptible(self._predictor), path, grid=grid)
             paths = [path for path in vars(product).values() if isinstance(path, pathlib.Path)]
             paths.sort(key=lambda path: (path.suffix == ".json", path.name))  # a STAC item describes the others
             files = {f"{task.name}/{path.name}": path for path in paths}
@@ -179,5 +181,5 @@ def _scene(source: GeoTiffSource, task: Task) -> Scene:
 
 
 def _dead(task: Task, kind: str, error: str) -> Outcome:
-    _, _, signature = task.path.removeprefix(task.scene).partition("?")
+    signature = task.path.partition("?")[2] if "://" in task.path else ""
     return Outcome(task.scene, kind=kind, error=error.replace(signature, "...") if signature else error)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from beam_jobs.folder import Folder, StorageError
 from harmonize_tf.errors import FlagError
+from harmonize_tf.mgrs import mgrs_tile
 
 # What a path may end in that is no part of a scene's name.
 _ENDINGS = re.compile(r"(/manifest\.json|_MTL\.(txt|json)|\.json|\.tar|\.tar\.gz|\.tgz)$", re.IGNORECASE)
@@ -22,25 +23,29 @@ class Task:
     Attributes:
       name: of its products, unique in the list and safe as a file's name.
       path: where it is, as `harmonize scene` takes it; absolute or a URL.
+      tile: Sentinel-2 tile to write, such as 33UUU; empty: all of the scene.
     """
 
     name: str
     path: str
+    tile: str = ""
 
     @property
     def scene(self) -> str:
-        """The path without the query of a URL: a signature, which nobody else should see and which changes."""
-        return self.path.partition("?")[0] if "://" in self.path else self.path
+        """Its line, without the query of a URL: a signature, which nobody else should see and which changes."""
+        path = self.path.partition("?")[0] if "://" in self.path else self.path
+        return f"{path}\t{self.tile}" if self.tile else path
 
 
 def read(path: str) -> list[Task]:
-    """Reads a list of scenes: a path or URL a line, `#` before a comment; one that is listed twice is taken once.
+    """Reads a list of scenes, one a line: a path or URL, perhaps a tab and a tile; `#` before a comment.
 
     Args:
       path: of the list, on this machine or in a bucket. Relative paths in it start at the working directory.
 
     Raises:
       FlagError: there is no such list, no scene in it, or two of its scenes would have one name.
+      SceneError: there is no such tile.
     """
     parent, _, name = path.rpartition("/")
     try:
@@ -76,9 +81,12 @@ def written(name: str, folder: Folder) -> Iterator[Task]:
 
 
 def _task(line: str) -> Task:
-    task = Task("", line.rstrip("/") if "://" in line else os.path.abspath(line))
+    given, _, tile = (part.strip() for part in line.partition("\t"))
+    task = Task("", given.rstrip("/") if "://" in given else os.path.abspath(given))
     last = _ENDINGS.sub("", task.scene).rpartition("/")[2]
     name = _UNSAFE.sub("_", last).lstrip("._-")[:LONGEST]
     if not name:
         raise FlagError(f"expected a path whose last part can name the products; rename it. Received: {task.scene}")
-    return dataclasses.replace(task, name=name)
+    if tile:
+        mgrs_tile(tile)
+    return dataclasses.replace(task, name=f"{name}_{tile}" if tile else name, tile=tile)

@@ -18,7 +18,7 @@ import tiny_models
 from beam_jobs import harmonize_scenes, stopping
 from beam_jobs.folder import Folder
 from harmonize_tf import predictors, products
-from harmonize_tf.errors import FlagError, HarmonizeError, ModelError, ServerError, TransientError
+from harmonize_tf.errors import FlagError, HarmonizeError, ModelError, SceneError, ServerError, TransientError
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.radiometry import Bandpass
 from harmonize_tf.sources.geotiff import GeoTiffSource
@@ -50,11 +50,11 @@ class Nearest:
 def watched(monkeypatch):
     harmonize = products.harmonize
 
-    def watch(source, scene, predictor, path):
+    def watch(source, scene, predictor, path, **more):
         BEGUN.append(path.stem)
         for cause in TROUBLE:
             cause(path)
-        product = harmonize(source, scene, predictor, path)
+        product = harmonize(source, scene, predictor, path, **more)
         return MORE[0](product) if MORE else product
 
     for kept in (BEGUN, TROUBLE, MORE):
@@ -343,6 +343,20 @@ def test_dataflow_gets_the_job_with_image_and_accelerator(model, tmp_path):
         "europe-docker.pkg.dev/p/i/harmonize:1"
     ]
     assert accelerator in job["environment"]["serviceOptions"]
+
+
+def test_a_tile_of_a_scene_is_a_product_of_its_own(landsat, model, tmp_path):
+    # The scenes' ground, 300 km east and 5,700 km north in zone 33, lies in 33UUT and 33UUS.
+    lines = [f"{landsat}/birch", f"{landsat}/birch\t33UUT"]
+    flags = [listed(tmp_path, *lines), f"--out={tmp_path / 'products'}", f"--model={model}"]
+    harmonize_scenes.main(flags)
+    assert begun() == ["birch", "birch_33UUT"]
+    with rasterio.open(tmp_path / "products/birch_33UUT/birch_33UUT.tif") as tile:
+        assert tile.shape == (10980, 10980)
+    harmonize_scenes.main(flags)
+    assert begun() == []
+    with pytest.raises(SceneError, match="expected a Sentinel-2 tile"):
+        harmonize_scenes.main([listed(tmp_path, f"{landsat}/birch\t33UUO"), *flags[1:]])
 
 
 def test_names_come_from_paths_and_signatures_of_urls_are_never_written_down(model, tmp_path):
