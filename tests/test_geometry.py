@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
+import rasterio.warp
 from affine import Affine
+from rasterio.enums import Resampling
 from scipy import ndimage
 
 from harmonize_tf import geometry
@@ -134,6 +136,25 @@ def test_one_invalid_pixel_invalidates_its_neighbourhood_and_taints_no_value():
     np.testing.assert_array_equal(warped_valid, ~touched)
     assert (warped[touched] == 0).all()
     np.testing.assert_allclose(warped[~touched], waves(target)[~touched], atol=0.02)
+
+
+@pytest.mark.parametrize("gaps", [0.0, 0.02, 0.3])
+@pytest.mark.parametrize(("right", "down"), [(5, 25), (0, 10), (15, 15), (22.5, 0)])
+def test_a_mere_shift_gives_what_gdal_gives_gaps_or_none(right, down, gaps):
+    rng = np.random.default_rng(7)
+    values, valid = rng.random((64, 60, 2), np.float32), rng.random((64, 60)) >= gaps
+    target = Grid(LANDSAT.crs, LANDSAT.left + 60 + right, LANDSAT.top - 90 - down, LANDSAT.pixel, (50, 48))
+    warped, there = geometry.warp(values, valid, LANDSAT, target)
+    expected, invalid = np.zeros((2, 50, 48), np.float32), np.ones((50, 48), np.float32)
+    places = {f"{name}_{kind}": getattr(grid, kind)
+              for name, grid in (("src", LANDSAT), ("dst", target)) for kind in ("crs", "transform")}  # fmt: skip
+    planes = np.where(valid, values.transpose(2, 0, 1), np.nan)
+    nodata = {"src_nodata": np.nan, "dst_nodata": np.nan}
+    rasterio.warp.reproject(planes, expected, resampling=Resampling.cubic, **nodata, **places)
+    rasterio.warp.reproject((~valid).astype(np.float32), invalid, resampling=Resampling.bilinear, **places)
+    np.testing.assert_array_equal(there, invalid < 1e-6)
+    np.testing.assert_allclose(warped, np.where(there, expected, 0).transpose(1, 2, 0), atol=1e-6)
+    assert there.mean() == 1 if not gaps else 0.05 < there.mean() < 0.99
 
 
 def test_a_mask_alone_can_be_warped_and_the_outside_is_invalid():

@@ -197,6 +197,9 @@ def _read(path: str, indexes: Sequence[int], native: Grid, window: Grid) -> tupl
 def _clear(quality: QualityFile, window: Grid) -> np.ndarray:
     """[height, width] of `window`: clear in every pixel of the quality band that a pixel touches, and known there."""
     native = quality.grid
+    if window.offset_in(native) is not None:
+        bits, inside = _read(quality.path, [quality.index], native, window)
+        return CLEAR[quality.kind](bits[0]) & inside
     row, column = (native.top - window.top) / native.pixel[1], (window.left - native.left) / native.pixel[0]
     top, bottom = _touched(row, window.pixel[1] / native.pixel[1], window.shape[0])
     left, right = _touched(column, window.pixel[0] / native.pixel[0], window.shape[1])
