@@ -197,18 +197,16 @@ def _read(path: str, indexes: Sequence[int], native: Grid, window: Grid) -> tupl
 def _clear(quality: QualityFile, window: Grid) -> np.ndarray:
     """[height, width] of `window`: clear in every pixel of the quality band that a pixel touches, and known there."""
     native = quality.grid
-    if window.offset_in(native) is not None:
-        bits, inside = _read(quality.path, [quality.index], native, window)
-        return CLEAR[quality.kind](bits[0]) & inside
     row, column = (native.top - window.top) / native.pixel[1], (window.left - native.left) / native.pixel[0]
     top, bottom = _touched(row, window.pixel[1] / native.pixel[1], window.shape[0])
     left, right = _touched(column, window.pixel[0] / native.pixel[0], window.shape[1])
     around = native.window(int(top[0]), int(left[0]), int(bottom[-1] - top[0]), int(right[-1] - left[0]))
     bits, inside = _read(quality.path, [quality.index], native, around)
-    # Sums over all that lies above and to the left: four of them count the bad pixels of any rectangle.
-    bad = np.pad(~(CLEAR[quality.kind](bits[0]) & inside), ((1, 0), (1, 0))).cumsum(0).cumsum(1)
-    top, bottom, left, right = top - top[0], bottom - top[0], left - left[0], right - left[0]
-    return bad[np.ix_(bottom, right)] + bad[np.ix_(top, left)] == bad[np.ix_(bottom, left)] + bad[np.ix_(top, right)]
+    clear = CLEAR[quality.kind](bits[0]) & inside
+    for axis, (first, last) in enumerate(((top - top[0], bottom - top[0]), (left - left[0], right - left[0]))):
+        reach = range((last - first).max())
+        clear = np.logical_and.reduce([clear.take(np.minimum(first + k, last - 1), axis) for k in reach])
+    return clear
 
 
 def _touched(start: float, step: float, count: int) -> tuple[np.ndarray, np.ndarray]:
