@@ -30,6 +30,8 @@ from serving.fleet import Fleet
 
 _UINT16, _UINT8 = 17, 4
 _log = logging.getLogger("harmonize.serving")
+# A server that is away, and one whose grace has ended for what was under way; nobody cancels a request here.
+_AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 # Seconds between attempts: doubled each time, up to the last.
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 
@@ -37,7 +39,7 @@ _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
 def _is_transient(error: grpc.RpcError) -> bool:
     """Whether to ask again: the server was away or had no thread free. Nothing else gets better by waiting."""
     no_thread = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "Server Threadpool Exhausted" in error.details()
-    return error.code() is grpc.StatusCode.UNAVAILABLE or no_thread
+    return error.code() in _AWAY or no_thread
 
 
 def tls(
@@ -256,7 +258,7 @@ class Client:
     def _explained(self, error: grpc.RpcError) -> ServerError:
         code, details = error.code(), error.details()
         where = f"Received: target={self.target}, model={self.model}"
-        if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        if code in (*_AWAY, grpc.StatusCode.DEADLINE_EXCEEDED):
             if not hasattr(self, "manifest"):
                 return ServerError(
                     f"no model server answers within {self._timeout:g} s ({details}). {where}. Start one with "

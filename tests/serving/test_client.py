@@ -113,6 +113,7 @@ def test_answers_belong_to_their_windows_when_several_are_under_way(client, loca
     [
         (grpc.StatusCode.UNAVAILABLE, "The batch scheduling queue to which this task was submitted is full"),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted"),
+        (grpc.StatusCode.CANCELLED, "CANCELLED"),
     ],
 )
 def test_what_passes_by_waiting_is_asked_again(scripted, code, details, windows):
