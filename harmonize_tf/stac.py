@@ -65,8 +65,8 @@ def item(
       product: its main raster.
       files: "data", "quality" and "thumbnail", finished, in the folder in which the item will be.
     """
-    tiles = [name for name in mgrs.tiles_at(product.grid) if mgrs.mgrs_tile(name) == product.grid]
-    place = {"grid:code": f"MGRS-{tiles[0]}"} if tiles else {}
+    tile = mgrs.name_of(product.grid)
+    place = {"grid:code": f"MGRS-{tile}"} if tile else {}
     geometry = outline(files["quality"], product.grid)
     taken = datetime.datetime.fromtimestamp(scene.time_ms / 1000, datetime.UTC) if scene.time_ms else None
     made = pystac.Item(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 import rasterio
 
@@ -69,20 +71,10 @@ def test_a_name_that_is_no_tile_is_refused_with_an_example(name):
         mgrs.mgrs_tile(name)
 
 
-def test_the_tiles_of_a_scene_are_named():
-    inside = Grid("EPSG:32633", 350_000.0, 5_850_000.0, (30.0, 30.0), (100, 100))
-    assert mgrs.tiles_at(inside) == ["33UUU"]
-    overlap = Grid("EPSG:32633", 400_000.0, 5_850_000.0, (30.0, 30.0), (100, 100))
-    assert mgrs.tiles_at(overlap) == ["33UUU", "33UVU"]
-
-
-def test_tiles_of_both_zones_are_named_where_a_scene_crosses_into_another():
-    names = mgrs.tiles_at(Grid("EPSG:32632", 650_000.0, 5_420_000.0, (30.0, 30.0), (3000, 4000)))  # 12 degrees east
-    assert {"32UPU", "32UQU", "33UTP", "33UUP"} <= set(names)
-    for name in names:
-        assert mgrs.mgrs_tile(name).crs == f"EPSG:326{name[:2]}"
-
-
-def test_a_landsat_scene_with_negative_northings_touches_southern_tiles():
-    names = mgrs.tiles_at(Grid("EPSG:32756", 350_015.0, 6_250_015.0, (30.0, 30.0), (100, 100)))
-    assert names == ["56HLH"] == mgrs.tiles_at(Grid("EPSG:32656", 350_015.0, -3_749_985.0, (30.0, 30.0), (100, 100)))
+@pytest.mark.parametrize("name", [*CORNERS, "31XGA", "32XNF", "33XYA", "35XQA", "60WWT"])
+def test_a_grid_that_is_a_tile_is_known_by_its_name(name):
+    tile = mgrs.mgrs_tile(name)
+    assert mgrs.name_of(tile) == name
+    assert mgrs.name_of(tile.window(1, 0, *tile.shape)) is None
+    assert mgrs.name_of(tile.window(0, 0, 10_980, 10_979)) is None
+    assert mgrs.name_of(dataclasses.replace(tile, crs="EPSG:3857")) is None
