@@ -10,6 +10,10 @@ import threading
 import prometheus_client
 
 _REGISTRY = prometheus_client.CollectorRegistry()
+# Label of requests for models that the server has never had. Names that anybody may make up would each take memory.
+UNKNOWN_MODEL = "(unknown)"
+# Seconds that a client may take to send a line of its request.
+_TIMEOUT = 10.0
 _MICROSECONDS = tuple(10 * 1.8**power for power in range(33))
 
 REQUEST_COUNT = prometheus_client.Counter(
@@ -67,6 +71,8 @@ class MetricsServer:
         """
 
         class Handler(http.server.BaseHTTPRequestHandler):
+            timeout = _TIMEOUT
+
             def do_GET(self) -> None:
                 found = self.path.partition("?")[0] == path
                 body = page() if found else b"Only the metrics are served here.\n"

@@ -72,9 +72,9 @@ def _fingerprint(path: pathlib.Path) -> tuple:
 class ModelStore:
     """Keeps the wanted versions of each model loaded, looking for newer ones while it serves.
 
-    A new version is loaded and warmed before an old one is dropped, and an old one is dropped when its last request
-    has ended. A version that fails to load is told in its status and tried again when its files change; the one
-    before it goes on answering.
+    A new version is loaded and warmed before an old one is dropped, and an old one is freed by the last request that
+    uses it, so that no thread waits for requests. A version that fails to load is told in its status and tried again
+    when its files change; the one before it goes on answering.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class ModelStore:
         self._models: dict[str, model_server_config_pb2.ModelConfig] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._versions: dict[str, dict[int, _Version]] = {}
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
         self._reloading = threading.Lock()
         self._updates: dict[str, futures.Future] = {}
         self._loaders = futures.ThreadPoolExecutor(_LOAD_THREADS, "model-loader")
@@ -130,13 +130,13 @@ class ModelStore:
         Raises:
           RequestError: there is no such model, version or label.
         """
-        with self._changed:
+        with self._lock:
             if label is not None:
                 version = self._labels.get(name, {}).get(label)
                 if version is None:
                     text = f"Unrecognized servable version label: {label}"
                     raise RequestError(grpc.StatusCode.INVALID_ARGUMENT, text)
-            loaded = {n: v for n, v in self._versions.get(name, {}).items() if v.state is State.AVAILABLE}
+            loaded = self._available(name)
             number = max(loaded, default=0) if version is None else version
             if number not in loaded:
                 wanted = f"Latest({name})" if version is None else f"Specific({name}, {version})"
@@ -146,13 +146,18 @@ class ModelStore:
         try:
             yield number, entry.servable
         finally:
-            with self._changed:
+            with self._lock:
                 entry.running -= 1
-                self._changed.notify_all()
+            self._free_unused(entry)
+
+    def knows(self, name: str) -> bool:
+        """Whether a model is configured, or was."""
+        with self._lock:
+            return name in self._models or name in self._versions
 
     def status(self, name: str) -> list[tuple[int, State, str]]:
         """Number, state and error of each version known, newest first; empty for an unknown model."""
-        with self._changed:
+        with self._lock:
             return [(n, v.state, v.error) for n, v in sorted(self._versions.get(name, {}).items(), reverse=True)]
 
     def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
@@ -173,11 +178,13 @@ class ModelStore:
             )
 
     def close(self) -> None:
-        """Stops looking for versions, waits for requests under way and frees the models."""
-        self._stop.set()
+        """Stops looking for versions, and frees each model as soon as no request uses it."""
+        with self._lock:
+            self._stop.set()
         if self._thread.ident:
             self._thread.join()
-        self._loaders.shutdown(cancel_futures=True)
+        # What is queued ends at once. If it were cancelled, `futures.wait` of a reload would not hear of it.
+        self._loaders.shutdown()
         for versions_of_model in self._versions.values():
             for entry in versions_of_model.values():
                 self._unload(entry)
@@ -187,16 +194,21 @@ class ModelStore:
         server_config.check(config)
         models = {model.name: model for model in config.model_config_list.config}
         with self._reloading:
-            with self._changed:
+            with self._lock:
                 labels = {name: self._checked_labels(model) for name, model in models.items()}
                 new = [name for name in models if name not in self._models]
                 self._models, self._labels = models, labels
-                unloading = [self._updates[name] for name in new if name in self._updates]
-            futures.wait(unloading)
+                under_way = dict(self._updates)
+            futures.wait([under_way[name] for name in new if name in under_way])
             futures.wait(self._update_all(new))
-            self._update_all(self._known_names())
-        with self._changed:
-            return [name for name in new if not any(v.servable for v in self._versions.get(name, {}).values())]
+            # An update under way may have read the configuration before; another one must follow it.
+            for name, update in under_way.items():
+                update.add_done_callback(lambda _, name=name: self._update_all([name]))
+        with self._lock:
+            return [name for name in new if not self._available(name)]
+
+    def _available(self, name: str) -> dict[int, _Version]:
+        return {n: v for n, v in self._versions.get(name, {}).items() if v.state is State.AVAILABLE}
 
     def _checked_labels(self, model: model_server_config_pb2.ModelConfig) -> dict[str, int]:
         known = self._versions.get(model.name, {})
@@ -218,12 +230,14 @@ class ModelStore:
             self._update_all(self._known_names())
 
     def _known_names(self) -> set[str]:
-        with self._changed:
+        with self._lock:
             return self._models.keys() | self._versions.keys()
 
     def _update_all(self, names: Collection[str]) -> list[futures.Future]:
-        """Has models looked at by the loading threads, each by one at a time."""
-        with self._changed:
+        """Has models looked at by the loading threads, each by one at a time; none once the store is closed."""
+        with self._lock:
+            if self._stop.is_set():
+                return []
             for name in names:
                 if name not in self._updates or self._updates[name].done():
                     self._updates[name] = self._loaders.submit(self._update, name)
@@ -235,12 +249,14 @@ class ModelStore:
             wanted = self._wanted(name)
             if wanted is None:
                 return
-            with self._changed:
+            with self._lock:
                 known = self._versions.setdefault(name, {})
             for number, path in wanted.items():
-                if number not in known or known[number].servable is None:
+                if self._stop.is_set():
+                    return
+                if number not in known or known[number].state is not State.AVAILABLE:
                     self._load(name, number, path)
-            if not wanted or any(number in known and known[number].servable for number in wanted):
+            if not wanted or not wanted.keys().isdisjoint(self._available(name)):
                 for number in known.keys() - wanted.keys():
                     self._unload(known[number])
         except Exception:  # such as a folder that goes away while it is listed; the next poll tries again
@@ -259,28 +275,36 @@ class ModelStore:
 
     def _load(self, name: str, number: int, path: pathlib.Path) -> None:
         fingerprint = _fingerprint(path)
-        previous = self._versions[name].get(number)
-        if previous is not None and previous.error and previous.fingerprint == fingerprint:
-            return
         entry = _Version(path, State.LOADING, fingerprint=fingerprint)
-        with self._changed:
+        with self._lock:
+            previous = self._versions[name].get(number)
+            if previous is not None and previous.fingerprint == fingerprint:
+                if previous.error:
+                    return
+                if previous.state is State.UNLOADING:  # wanted back before its last request has ended
+                    previous.state = State.AVAILABLE
+                    return
             self._versions[name][number] = entry
         try:
             servable = Servable(path)
         except ModelError as error:
             _log.warning("version %d of %s: %s", number, name, error)
-            with self._changed:
+            with self._lock:
                 entry.state, entry.error = State.END, str(error)
             return
-        with self._changed:
+        with self._lock:
             entry.servable, entry.state = servable, State.AVAILABLE
         _log.info("version %d of %s is available", number, name)
 
     def _unload(self, entry: _Version) -> None:
-        with self._changed:
-            if entry.servable is None:
+        with self._lock:
+            if entry.state is State.AVAILABLE:
+                entry.state = State.UNLOADING
+        self._free_unused(entry)
+
+    def _free_unused(self, entry: _Version) -> None:
+        with self._lock:
+            if entry.state is not State.UNLOADING or entry.running:
                 return
-            entry.state = State.UNLOADING
-            self._changed.wait_for(lambda: entry.running == 0)
             servable, entry.servable, entry.state = entry.servable, None, State.END
         servable.close()

@@ -71,12 +71,18 @@ _MONITORING = flags.DEFINE_string(
 _REST_PORT = flags.DEFINE_integer(
     "rest_api_port", 0, "Port for the metrics, on the same address; 0: none.", 0, 65535, flag_values=FLAGS
 )
-# tensorflow_model_server's flags for what has no counterpart here, so that its command line can be used as it is.
+# tensorflow_model_server's flags for what has no counterpart here, so that its command line can be used as it is
+# (model_servers/main.cc). But for --use_alts_credentials: who asks for it shall not be served in plain text.
 _WITHOUT_EFFECT = frozenset(
-    "batching_parameters_file enable_batching enable_grpc_healthcheck_service enable_model_warmup enable_profiler "
-    "flush_filesystem_caches grpc_channel_arguments load_retry_interval_micros max_num_load_retries num_load_threads "
-    "num_unload_threads per_process_gpu_memory_fraction rest_api_num_threads rest_api_timeout_in_ms "
-    "tensorflow_inter_op_parallelism tensorflow_intra_op_parallelism tensorflow_session_parallelism "
+    "batching_parameters_file enable_batching enable_grpc_healthcheck_service enable_model_warmup "
+    "enable_per_model_batching_parameters enable_profiler enable_signature_method_name_check "
+    "flush_filesystem_caches grpc_channel_arguments grpc_socket_path load_retry_interval_micros "
+    "max_num_load_retries mixed_precision num_load_threads num_request_iterations_for_warmup "
+    "num_tflite_interpreters_per_pool num_tflite_pools num_unload_threads per_process_gpu_memory_fraction "
+    "platform_config_file prefer_tflite_model remove_unused_fields_from_bundle_metagraph "
+    "rest_api_enable_cors_support rest_api_num_threads rest_api_timeout_in_ms saved_model_tags "
+    "skip_initialize_tpu tensorflow_inter_op_parallelism tensorflow_intra_op_parallelism "
+    "tensorflow_session_config_file tensorflow_session_parallelism thread_pool_factory_config_file version "
     "xla_cpu_compilation_enabled xla_gpu_compilation_enabled".split()
 )
 
@@ -131,7 +137,7 @@ class DevelopmentServer:
         max_calls = max_calls or 4 * (os.cpu_count() or 1)
         # Twice as many threads as calls, so that there is always one to refuse a call or to tell that all is well.
         threads = futures.ThreadPoolExecutor(2 * max_calls)
-        self._server = grpc.server(threads, interceptors=[Gate(max_calls)], options=_CHANNEL_OPTIONS)
+        self._server = grpc.server(threads, interceptors=[Gate(max_calls, self._store.knows)], options=_CHANNEL_OPTIONS)
         prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(
             PredictionService(self._store, as_content), self._server
         )

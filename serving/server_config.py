@@ -51,11 +51,14 @@ def _new(name: str) -> Any:
 def _read(path: str | os.PathLike, message: Message) -> Any:
     try:
         return text_format.Parse(pathlib.Path(path).read_text(), message)
-    except (OSError, UnicodeDecodeError, text_format.ParseError) as error:
-        raise FlagError(
-            f"the file must be a {message.DESCRIPTOR.name} in protobuf's text format ({error}). Received: {path}. "
-            "serving/config/ has examples."
-        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = str(error)
+    except text_format.ParseError as error:  # its text quotes the line, which may be a private key
+        reason = f"line {error.GetLine()}, column {error.GetColumn()}"
+    raise FlagError(
+        f"the file must be a {message.DESCRIPTOR.name} in protobuf's text format ({reason}). Received: {path}. "
+        "serving/config/ has examples."
+    )
 
 
 def read_models(path: str | os.PathLike) -> model_server_config_pb2.ModelServerConfig:

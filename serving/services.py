@@ -42,7 +42,9 @@ class Gate(grpc.ServerInterceptor):
     the exception's text.
     """
 
-    def __init__(self, max_calls: int) -> None:
+    def __init__(self, max_calls: int, knows: Callable[[str], bool]) -> None:
+        """Counts calls under their model's name if the server `knows` it."""
+        self._knows = knows
         self._free = threading.BoundedSemaphore(max_calls)
 
     def intercept_service(self, continuation: Callable, details: grpc.HandlerCallDetails) -> Any:
@@ -63,7 +65,7 @@ class Gate(grpc.ServerInterceptor):
             if bounded and not self._free.acquire(blocking=False):
                 context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
             try:
-                return _answer(handler.unary_unary, api, request, context)
+                return _answer(handler.unary_unary, api, request, context, self._knows)
             except RequestError as error:
                 code, text = error.code, str(error)
             finally:
@@ -74,7 +76,9 @@ class Gate(grpc.ServerInterceptor):
         return grpc.unary_unary_rpc_method_handler(answer, parse, handler.response_serializer)
 
 
-def _answer(method: Callable, api: str, request: Any, context: grpc.ServicerContext) -> Any:
+def _answer(
+    method: Callable, api: str, request: Any, context: grpc.ServicerContext, knows: Callable[[str], bool]
+) -> Any:
     """Runs a method and counts it as TensorFlow Serving does: failed calls have no latency."""
     start, status = time.perf_counter(), grpc.StatusCode.OK
     try:
@@ -92,7 +96,7 @@ def _answer(method: Callable, api: str, request: Any, context: grpc.ServicerCont
         raise RequestError(status, "The development server has failed; its log says why") from error
     finally:
         if api in _COUNTED and not isinstance(request, Exception):
-            name = request.model_spec.name
+            name = request.model_spec.name if knows(request.model_spec.name) else metrics.UNKNOWN_MODEL
             metrics.REQUEST_COUNT.labels(name, status.name).inc()
             if status is grpc.StatusCode.OK:
                 elapsed = (time.perf_counter() - start) * 1e6

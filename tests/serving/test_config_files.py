@@ -18,6 +18,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
 import serving
 from harmonize_tf import command
+from harmonize_tf.errors import FlagError
 from serving import server, server_config, tensors
 from serving.server import DevelopmentServer
 from trainer.task import OBJECTIVES
@@ -39,6 +40,23 @@ COMMANDS = {
     "gpu": COMPOSE["services"]["gpu"]["command"],
     "kubernetes": CONTAINER["args"],
 }
+# The flags of tensorflow_model_server: flag_list in tensorflow_serving/model_servers/main.cc.
+REAL_FLAGS = set(
+    """
+    allow_version_labels_for_unavailable_models batching_parameters_file enable_batching
+    enable_grpc_healthcheck_service enable_model_warmup enable_per_model_batching_parameters enable_profiler
+    enable_serialization_as_tensor_content enable_signature_method_name_check file_system_poll_wait_seconds
+    flush_filesystem_caches grpc_channel_arguments grpc_max_threads grpc_socket_path load_retry_interval_micros
+    max_num_load_retries mixed_precision model_base_path model_config_file model_config_file_poll_wait_seconds
+    model_name monitoring_config_file num_load_threads num_request_iterations_for_warmup
+    num_tflite_interpreters_per_pool num_tflite_pools num_unload_threads per_process_gpu_memory_fraction
+    platform_config_file port prefer_tflite_model remove_unused_fields_from_bundle_metagraph
+    rest_api_enable_cors_support rest_api_num_threads rest_api_port rest_api_timeout_in_ms saved_model_tags
+    skip_initialize_tpu ssl_config_file tensorflow_inter_op_parallelism tensorflow_intra_op_parallelism
+    tensorflow_session_config_file tensorflow_session_parallelism thread_pool_factory_config_file
+    use_alts_credentials version xla_cpu_compilation_enabled xla_gpu_compilation_enabled
+    """.split()
+)
 # tensorflow_serving/servables/tensorflow/session_bundle_config.proto, which tensorflow-serving-api does not carry.
 BATCHING = """
 name: "batching.proto" package: "test" syntax: "proto3" dependency: "google/protobuf/wrappers.proto"
@@ -116,8 +134,9 @@ def test_metrics_are_enabled_where_prometheus_is_told_to_look():
 
 @pytest.mark.parametrize("where", COMMANDS)
 def test_every_flag_is_one_of_the_real_server_and_its_files_are_there(where):
-    server._check_unknown(command.parse(server.FLAGS, COMMANDS[where], known_only=True))
     flags = flags_of(COMMANDS[where])
+    assert flags.keys() <= REAL_FLAGS
+    server._check_unknown(command.parse(server.FLAGS, COMMANDS[where], known_only=True))
     assert len(flags) == len(COMMANDS[where]), "a flag twice"
     files = {name: value for name, value in flags.items() if name.endswith("_file")}
     assert set(files) == {"model_config_file", "monitoring_config_file", "batching_parameters_file"}
@@ -125,6 +144,12 @@ def test_every_flag_is_one_of_the_real_server_and_its_files_are_there(where):
         assert value.startswith("/config/") and (CONFIG / value.removeprefix("/config/")).is_file()
     for name in ("enable_grpc_healthcheck_service", "allow_version_labels_for_unavailable_models"):
         assert flags[name] == "true"
+
+
+def test_the_development_server_takes_every_flag_of_the_real_one_but_the_one_that_would_protect_nothing():
+    assert server._WITHOUT_EFFECT == REAL_FLAGS - set(server.FLAGS) - {"use_alts_credentials"}
+    with pytest.raises(FlagError, match="unknown argument"):
+        server._check_unknown(["--use_alts_credentials=true"])
 
 
 def test_the_three_commands_differ_in_what_a_gpu_and_a_cluster_need_only():
@@ -204,9 +229,11 @@ def test_the_autoscaler_asks_for_the_metric_that_the_adapter_makes_of_the_queue(
 
 def test_the_commands_of_the_documentation_are_understood():
     text = (SERVING.parent / "docs" / "serving.md").read_text().replace("\\\n", " ")
-    lines = re.findall(r"^(?:tensorflow_model_server|harmonize serve) (.*)$", text, re.MULTILINE)
+    lines = re.findall(r"^(tensorflow_model_server|harmonize serve) (.*)$", text, re.MULTILINE)
     assert len(lines) == 3
-    for line in lines:
+    for program, line in lines:
+        if program == "tensorflow_model_server":
+            assert flags_of(shlex.split(line)).keys() <= REAL_FLAGS
         server._check_unknown(command.parse(server.FLAGS, shlex.split(line), known_only=True))
     described = set(re.findall(r"^\| `--(\w+)=", text, re.MULTILINE)) - {"port"}
     described |= set(re.findall(r"`, `--(\w+)=", text))

@@ -1,4 +1,6 @@
+import contextlib
 import os
+import pathlib
 import shutil
 import threading
 import time
@@ -188,6 +190,108 @@ def test_a_model_that_takes_long_to_load_keeps_no_other_waiting(base_path, tmp_p
     wait_until(lambda: states(store) == [(2, State.AVAILABLE), (1, State.END)])
     assert [state for _, state, _ in store.status("slow")] == [State.LOADING, State.AVAILABLE]
     go.set()
+    store.close()
+
+
+@pytest.fixture
+def held_load(monkeypatch):
+    """Makes the loading of the folders given, once it has begun, wait until it is let go."""
+    truth = tf.compat.v1.saved_model.load
+
+    def hold(*held):
+        begun, go = threading.Event(), threading.Event()
+
+        def load(session, tags, path):
+            if pathlib.Path(path) in held:
+                begun.set()
+                assert go.wait(30)
+            return truth(session, tags, path)
+
+        monkeypatch.setattr(tf.compat.v1.saved_model, "load", load)
+        return begun, go
+
+    return hold
+
+
+def in_thread(call, *args):
+    def run():
+        with contextlib.suppress(RequestError):
+            call(*args)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    return thread
+
+
+def test_closing_ends_a_reload_whose_models_wait_for_a_thread(base_path, tmp_path, held_load):
+    names = ("a", "b", "c", "d")  # more than there are threads
+    for name in names:
+        shutil.copytree(base_path, tmp_path / name)
+    store = ModelStore({"m": base_path}, 0)
+    begun, go = held_load(*(tmp_path / name / "1" for name in names))
+    reloading = in_thread(store.reload, server_config.models_config({name: tmp_path / name for name in names}))
+    assert begun.wait(20)
+    closing = in_thread(store.close)
+    time.sleep(0.2)
+    go.set()
+    for thread in (closing, reloading):
+        thread.join(20)
+        assert not thread.is_alive()
+    assert store.status("d") == []
+
+
+def test_a_reload_while_an_earlier_one_loads_is_taken_up_without_polling(base_path, held_load):
+    for number in (2, 3):
+        add_version(base_path, number)
+    store = ModelStore(config_of(base_path, "specific { versions: 1 }"), 0)
+    begun, go = held_load(base_path / "2")
+    store.reload(config_of(base_path, "specific { versions: 2 }"))
+    assert begun.wait(20)
+    store.reload(config_of(base_path, "specific { versions: 3 }"))
+    go.set()
+    wait_until(lambda: states(store) == [(3, State.AVAILABLE), (2, State.END), (1, State.END)])
+    store.close()
+
+
+def test_long_requests_on_old_versions_keep_no_other_model_waiting(base_path, tmp_path):
+    for name in ("a", "b", "c"):
+        shutil.copytree(base_path, tmp_path / name)
+    store = ModelStore({name: tmp_path / name for name in ("a", "b")}, POLL)
+    with store.servable("a"), store.servable("b"):
+        for name in ("a", "b"):
+            add_version(tmp_path / name, 2)
+        wait_until(lambda: all(store.status(name)[1:] == [(1, State.UNLOADING, "")] for name in ("a", "b")))
+        config = server_config.models_config({name: tmp_path / name for name in ("a", "b", "c")})
+        reloading = in_thread(store.reload, config)
+        reloading.join(10)
+        assert not reloading.is_alive()
+        assert store.status("c") == [(1, State.AVAILABLE, "")]
+    assert all(store.status(name)[1:] == [(1, State.END, "")] for name in ("a", "b"))
+    store.close()
+
+
+def test_a_version_wanted_back_before_its_last_request_has_ended_goes_on_unless_its_files_changed(base_path):
+    add_version(base_path, 2)
+    store = ModelStore(config_of(base_path, "specific { versions: 1 }"), 0)
+    with store.servable("m") as (_, before):
+        store.reload(config_of(base_path, "specific { versions: 2 }"))
+        wait_until(lambda: states(store) == [(2, State.AVAILABLE), (1, State.UNLOADING)])
+        store.reload(config_of(base_path, "specific { versions: 1 }"))
+        wait_until(lambda: states(store) == [(2, State.END), (1, State.AVAILABLE)])
+        with store.servable("m") as (_, back):
+            assert back is before
+        store.reload(config_of(base_path, "specific { versions: 2 }"))
+        wait_until(lambda: states(store) == [(2, State.AVAILABLE), (1, State.UNLOADING)])
+        (base_path / "1" / "assets.extra" / "harmonize.json").write_text("{}")
+        store.reload(config_of(base_path, "specific { versions: 1 }"))
+        wait_until(lambda: states(store) == [(2, State.END), (1, State.AVAILABLE)])
+        with store.servable("m") as (_, another):
+            assert another is not before
+            another.predict(INPUTS)
+        before.predict(INPUTS)
+    with pytest.raises(RuntimeError, match="closed"):
+        before.predict(INPUTS)
+    assert states(store) == [(2, State.END), (1, State.AVAILABLE)]
     store.close()
 
 

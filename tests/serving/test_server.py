@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 import urllib.error
 import urllib.request
 
@@ -248,7 +249,7 @@ def test_a_request_whose_time_is_up_before_its_turn_does_not_run():
     ran = []
     request = request_of({})
     with pytest.raises(RequestError, match="Deadline Exceeded") as raised:
-        services._answer(lambda *args: ran.append(args), "Predict", request, Late())
+        services._answer(lambda *args: ran.append(args), "Predict", request, Late(), knows=lambda name: True)
     assert raised.value.code is Code.DEADLINE_EXCEEDED and not ran
 
 
@@ -290,6 +291,23 @@ def answers(address, credentials):
         except grpc.RpcError as error:
             assert error.code() in (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
             return False
+
+
+@pytest.mark.parametrize("damage", ["unquoted", "a quote is missing", "misspelt"])
+def test_a_damaged_file_of_keys_is_told_without_what_it_holds(tmp_path, damage):
+    path = write_tls(tmp_path, trustme.CA())
+    text = path.read_text()
+    secret = text.partition("-----\\n")[2][:40]
+    path.write_text(
+        {
+            "unquoted": text.replace('"', "", 1),
+            "a quote is missing": text.replace('\\n"', "\\n", 1),
+            "misspelt": text.replace("server_key", "key"),
+        }[damage]
+    )
+    with pytest.raises(FlagError, match=r"SSLConfig in protobuf's text format \(line 1, column \d+\)") as raised:
+        server_config.read_credentials(path)
+    assert len(secret) == 40 and secret not in "".join(traceback.format_exception(raised.value))
 
 
 def test_tls_and_mutual_tls_let_in_whom_they_should(tmp_path, tiny_path):
@@ -371,7 +389,8 @@ def fetch(url):
 
 def test_metrics_have_tensorflow_servings_names_and_only_their_path(stub, windows, exported):
     assert stub.Predict(request_of(inputs_of(windows))).outputs
-    assert refused(stub.Predict, request_of({}, model="nobody"))[0] is Code.NOT_FOUND
+    for name in ("nobody", "nobody else"):
+        assert refused(stub.Predict, request_of({}, model=name))[0] is Code.NOT_FOUND
     server = metrics.MetricsServer("127.0.0.1", 0, "/metrics")
     try:
         url = f"http://127.0.0.1:{server.port}"
@@ -388,7 +407,8 @@ def test_metrics_have_tensorflow_servings_names_and_only_their_path(stub, window
     # The parser gives counters the suffix that TensorFlow Serving leaves out; the command's test reads the text itself.
     served = value("request_count_total", "subpixel", "OK")
     assert served >= 1
-    assert value("request_count_total", "nobody", "NOT_FOUND") == 1
+    assert value("request_count_total", "(unknown)", "NOT_FOUND") >= 2
+    assert not any("nobody" in label for _, *labels in samples for label in labels)
     assert value("request_latency_count", "subpixel", "Predict", "GRPC") == served
     assert value("runtime_latency_count", "subpixel", "Predict", "TF1") == served
     assert value("model_warmup_latency_count", str(exported.version), "OK") >= 1
@@ -397,3 +417,13 @@ def test_metrics_have_tensorflow_servings_names_and_only_their_path(stub, window
     (latency,) = (family for family in families if family.name == ":tensorflow:serving:request_latency")
     bounds = {float(s.labels["le"]) for s in latency.samples if "le" in s.labels}
     np.testing.assert_allclose(sorted(bounds)[:-1], [10 * 1.8**power for power in range(33)])
+
+
+def test_the_metrics_port_does_not_wait_for_ever_for_a_client_that_says_nothing(monkeypatch):
+    monkeypatch.setattr(metrics, "_TIMEOUT", 0.2)
+    server = metrics.MetricsServer("127.0.0.1", 0, "/metrics")
+    try:
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as silent:
+            assert silent.recv(1) == b""
+    finally:
+        server.stop()
