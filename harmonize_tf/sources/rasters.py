@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import threading
-import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,7 +83,7 @@ def _kept(path: str) -> _Kept:
 def _open(path: str) -> Any:
     try:
         return rasterio.open(path)
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, ValueError) as error:  # the latter for what is no URL
         raise unreadable(path, error) from error
 
 
@@ -94,9 +93,9 @@ def in_tar(archive: pathlib.Path, member: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A path as messages show it: no signature, none of GDAL's prefixes."""
+    """A path as messages show it: no password, no signature, none of GDAL's prefixes."""
     if "://" in path:
-        return urllib.parse.urlsplit(path)._replace(query="", fragment="").geturl()
+        return re.sub(r"[?#].*", "", _without_user(path))
     return re.sub(r"^/vsitar/\{(.*)\}/", r"\1/", path)
 
 
@@ -106,17 +105,22 @@ def base_name(path: str) -> str:
 
 
 def _unsigned(text: str) -> str:
-    """A message without the signatures of the URLs in it."""
-    return re.sub(r"(/[^\s?]*)\?[^\s,;()]+", r"\1", text)
+    """A message without the passwords and signatures of the URLs in it."""
+    return re.sub(r"(/[^\s?]*)\?\S+", r"\1", _without_user(text))
+
+
+def _without_user(text: str) -> str:
+    return re.sub(r"://[^/?#\s]*@", "://", text)
 
 
 def _log_unsigned(record: logging.LogRecord) -> bool:
-    """GDAL warns of what it asks again for, by its URL."""
+    """GDAL and urllib3 tell what they ask again for, by its URL."""
     record.msg, record.args = _unsigned(record.getMessage()), ()
     return True
 
 
-logging.getLogger("rasterio._env").addFilter(_log_unsigned)
+for _name in ("rasterio._env", "urllib3.connectionpool", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_log_unsigned)
 
 
 def unreadable(path: str, reason: Any) -> SceneError:
