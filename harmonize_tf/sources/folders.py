@@ -1,5 +1,6 @@
 """Where a scene's files lie together: a directory, a tar file, a web server's folder, a bucket."""
 
+import collections
 import copy
 import functools
 import os
@@ -137,18 +138,21 @@ class TarFile:
         except (OSError, tarfile.TarError) as error:
             raise self._damaged(error) from error
         self._members = {pathlib.PurePosixPath(posixpath.normpath(member)): member for member in members}
+        self._names = collections.defaultdict(set)
+        for member in self._members:
+            for child in (member, *member.parents[:-1]):
+                self._names[child.parent].add(child.name)
 
     def __str__(self) -> str:
         return str(self.path / self.inside)
 
     def folders(self) -> list["TarFile"]:
         """All folders in the tar file, the topmost first."""
-        return [self._folder(inside) for inside in sorted({p for member in self._members for p in member.parents})]
+        return [self._folder(inside) for inside in sorted(self._names)]
 
     def names(self) -> list[str]:
         """Files and folders there; see `Folder`."""
-        below = (member.relative_to(self.inside) for member in self._members if self.inside in member.parents)
-        return sorted({member.parts[0] for member in below})
+        return sorted(self._names.get(self.inside, ()))
 
     def text(self, name: str) -> str:
         """A file's content; see `Folder`."""

@@ -105,8 +105,8 @@ def base_name(path: str) -> str:
 
 
 def _unsigned(text: str) -> str:
-    """A message without the passwords and signatures of the URLs in it."""
-    return re.sub(r"(/[^\s?]*)\?\S+", r"\1", _without_user(text))
+    """A message without the passwords and signatures of the URLs in it, of which GDAL may name the last part alone."""
+    return re.sub(r"(?<=[^\s?])\?\S+", "", _without_user(text))
 
 
 def _without_user(text: str) -> str:
@@ -114,12 +114,12 @@ def _without_user(text: str) -> str:
 
 
 def _log_unsigned(record: logging.LogRecord) -> bool:
-    """GDAL and urllib3 tell what they ask again for, by its URL."""
+    """GDAL and urllib3 tell what they open and ask again for, by its URL."""
     record.msg, record.args = _unsigned(record.getMessage()), ()
     return True
 
 
-for _name in ("rasterio._env", "urllib3.connectionpool", "urllib3.util.retry"):
+for _name in ("rasterio._env", "rasterio._base", "rasterio._err", "urllib3.connectionpool", "urllib3.util.retry"):
     logging.getLogger(_name).addFilter(_log_unsigned)
 
 
@@ -137,7 +137,7 @@ def unreadable(path: str, reason: Any) -> SceneError:
     code = int((re.search(r"(?:response code: |^)(\d{3})\b", text) or [0, 0])[1])
     if "Range downloading not supported" in text:
         remedy = "the server sends whole files only; fetch the scene and give its folder"
-    elif code == 404 or "No such file" in text:
+    elif code == 404 or re.search("No such file|does not exist in the file system", text):
         remedy = "there is no such file; check its name, and that the scene is whole"
     elif code in (401, 403) or "redentials" in text or "GS_NO_SIGN_REQUEST" in text:
         remedy = (

@@ -109,6 +109,16 @@ def test_a_manifest_in_a_tar_file_may_name_what_lies_elsewhere(tmp_path):
         assert_equal(pack(tmp_path / "packed", tmp_path / "scene.tar"), folder)
 
 
+@pytest.mark.parametrize("named", ["none.tif", "/tmp/none.tif", "../none.tif"])
+def test_what_is_not_in_the_tar_file_is_told(named, tmp_path):
+    manifest = {"version": 1, "scenes": [declare(named, id="S")]}
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SceneError, match="scene.tar/.*none.tif: there is no such file; check its name") as error:
+        GeoTiffSource(pack(tmp_path / "packed", tmp_path / "scene.tar"))
+    assert "\n" not in str(error.value)
+
+
 def test_a_tar_file_with_scenes_in_several_folders_is_refused(tmp_path):
     for name in "AB":
         manifest_folder(tmp_path / "both" / name, name=name)
@@ -260,7 +270,8 @@ def test_overlapping_windows_fetch_nothing_twice_and_may_be_read_by_threads(larg
             read = list(pool.map(lambda window: source.read(scene, ["red"], window).values, windows))
         for values, window in zip(read, windows, strict=True):
             np.testing.assert_array_equal(values, plain.read(scene, ["red"], window).values)
-    assert server.sent < 1.15 * (large / "ms.tif").stat().st_size
+    # 1.01 to 1.15, as threads come to share a request; opened anew for each window it was 3.4.
+    assert server.sent < 1.3 * (large / "ms.tif").stat().st_size
 
 
 def test_what_fails_in_passing_is_asked_for_again(scenes, served):
@@ -333,13 +344,13 @@ def test_what_urllib3_logs_of_a_connection_that_breaks_has_no_signature(served, 
         assert part not in str(error.value) + caplog.text
 
 
-@pytest.mark.parametrize("fault", [404, 503, "broken", None])
-def test_a_password_is_shown_nowhere(fault, scenes, served, caplog, monkeypatch):
+@pytest.mark.parametrize("fault", [404, 503, "broken", "truncated", None])
+def test_passwords_and_signatures_are_shown_nowhere(fault, scenes, served, caplog, monkeypatch):
     monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "1")
     file = next((scenes / "L1TP").glob("*_B4.TIF"))
     served.faults = {file.name: fault} if fault else {mtl(scenes / "L1TP").name: 404}
-    url = f"{served.url}/L1TP/{mtl(scenes / 'L1TP').name}"
-    with caplog.at_level("INFO"), pytest.raises(SceneError, match=f"{served.url}/L1TP/") as error:
+    url = f"{served.url}/L1TP/{mtl(scenes / 'L1TP').name}?sig=hunter2"
+    with caplog.at_level("DEBUG"), pytest.raises(SceneError, match=f"{served.url}/L1TP/") as error:
         GeoTiffSource(url.replace("//", "//user:hunter2@", 1))
     assert "hunter2" not in str(error.value) + caplog.text
 
