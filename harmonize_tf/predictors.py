@@ -26,22 +26,29 @@ def local(directory: str) -> Iterator[Predictor]:
 
 @contextlib.contextmanager
 def served(
-    target: str, name: str, *, ca: str | None = None, certificate: str | None = None, key: str | None = None
+    target: str,
+    name: str,
+    *,
+    label: str | None = None,
+    ca: str | None = None,
+    certificate: str | None = None,
+    key: str | None = None,
 ) -> Iterator[Predictor]:
     """A model on a server, one version of it for as long as the context lasts.
 
     Args:
       target: host:port, or several separated by commas.
       name: the model's name there.
+      label: label of the version there; None: the newest.
       ca: PEM file with those whose signature on the server's certificate is trusted; with any of these, TLS is spoken.
       certificate: PEM file by which the client shows who it is.
       key: PEM file with its key.
 
     Raises:
       ServerError: no server answers, or it has no such model.
-      FlagError: a PEM file cannot be read.
+      FlagError: the target cannot be one, or a PEM file cannot be read.
     """
     module = importlib.import_module("serving.client")
     credentials = module.tls(ca, certificate, key) if ca or certificate or key else None
-    with module.Client(target, name, credentials=credentials) as client:
+    with module.Client(target, name, label=label, credentials=credentials) as client:
         yield client

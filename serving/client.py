@@ -4,10 +4,11 @@
         sentinel = client.predict(ms, pan)["sentinel_ms"]
 
     Client("gpu1:8500,gpu2:8500", "subpixel")  # take turns
+    Client("gpu1:8500", "subpixel", label="stable")  # the version that the server calls so
     Client("gpu1:8500", "subpixel", credentials=tls("ca.pem"))
 
 The version found when the client connects is asked for in every request, so that one client never mixes the answers of
-two: a scene cannot have a seam where a server went over to the next version.
+two: a scene cannot have a seam where a server went over to the next version, or a label to another.
 """
 
 import logging
@@ -34,12 +35,20 @@ _log = logging.getLogger("harmonize.serving")
 _AWAY = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
 # Seconds between attempts: doubled each time, up to the last.
 _FIRST_WAIT, _LONGEST_WAIT = 0.1, 5.0
+# Of a window's time, what one server gets while there are others: two may be silent before a third is asked.
+_SHARE = 1 / 3
 
 
 def _is_transient(error: grpc.RpcError) -> bool:
     """Whether to ask again: the server was away or had no thread free. Nothing else gets better by waiting."""
     no_thread = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and "Server Threadpool Exhausted" in error.details()
     return error.code() in _AWAY or no_thread
+
+
+def _lacks(error: grpc.RpcError) -> bool:
+    """Whether the server lacks the model, version or label; while a fleet goes over to it, others may have it."""
+    unknown_label = error.code() is grpc.StatusCode.INVALID_ARGUMENT and "version label" in error.details()
+    return error.code() is grpc.StatusCode.NOT_FOUND or unknown_label
 
 
 def tls(
@@ -76,6 +85,7 @@ class Client:
     Attributes:
       target: "host:port" of the server, or several separated by commas.
       model: the model's name there.
+      label: the label by which the version was chosen, or None.
       version: the version that this client asks for.
       manifest: what the model is.
     """
@@ -86,6 +96,7 @@ class Client:
         model: str = "default",
         *,
         version: int | None = None,
+        label: str | None = None,
         timeout: float = 120.0,
         connect_timeout: float = 10.0,
         in_flight: int | None = None,
@@ -98,7 +109,8 @@ class Client:
             that a name has.
           model: the model's name on the server; "default" is tensorflow_model_server's own default.
           version: None takes the newest there is now on any of the servers.
-          timeout: seconds for one window, repetitions included.
+          label: takes the version that has this label, such as "stable", on the first server that answers.
+          timeout: seconds for one window, repetitions included; one of several servers is given up after a third.
           connect_timeout: seconds to wait for the server.
           in_flight: windows sent before the first is answered; None: 2 for each core here, at most 8. (A server that
             is not told otherwise takes 4 for each of its cores.)
@@ -106,13 +118,16 @@ class Client:
 
         Raises:
           ServerError: no server answers, it has no such model, or the model is no Harmonizer.
+          FlagError: the target cannot be one, or both a version and a label are given.
         """
-        self.target, self.model, self.version = target, model, version
+        if version is not None and label is not None:
+            raise FlagError(f"give a version or a label, not both. Received: version={version}, label={label}")
+        self.target, self.model, self.label, self.version = target, model, label, version
         self._timeout = connect_timeout
         in_flight = in_flight or min(8, 2 * (os.cpu_count() or 1))
         self._slots = threading.BoundedSemaphore(in_flight)
         self._threads = futures.ThreadPoolExecutor(in_flight, thread_name_prefix="predict")
-        self._fleet = Fleet(target, credentials)
+        self._fleet = Fleet(target, credentials, longest=max(timeout, connect_timeout))
         try:
             signatures = self._connect()
             self.manifest = self._fetch_manifest(signatures)
@@ -182,9 +197,9 @@ class Client:
         """The model's signatures; fixes the version."""
         request = messages.GetModelMetadataRequest(metadata_field=["signature_def"])
         response = self._call("metadata", self._addressed(request))
-        if self.version is None and len(self._fleet.servers) > 1:
+        if self.version is None and self.label is None and len(self._fleet.servers) > 1:
             # While servers go over to a new version, that is the one which stays.
-            others = self._fleet.all_metadata(self._addressed(request), self._timeout)
+            others = self._fleet.all_metadata(self._addressed(request), _SHARE * self._timeout)
             response = max([response, *others], key=lambda answer: answer.model_spec.version.value)
         self.version = response.model_spec.version.value
         return messages.SignatureDefMap.FromString(response.metadata["signature_def"].value).signature_def
@@ -229,29 +244,36 @@ class Client:
         request.model_spec.name = self.model
         if self.version is not None:
             request.model_spec.version.value = self.version
+        elif self.label is not None:
+            request.model_spec.version_label = self.label
         return request
 
     def _call(self, method: str, request: Any) -> Any:
         """Sends a request, again and again while the trouble may pass and there is time.
 
-        Another server is asked at once, one that has failed before after a pause.
+        Another server is asked at once, one that has failed before after a pause. One that lacks the version, or has
+        not answered in its share of the time, is not asked again while there are others.
         """
-        deadline, wait, lacking = time.monotonic() + self._timeout, _FIRST_WAIT, set()
+        deadline, wait, unfit = time.monotonic() + self._timeout, _FIRST_WAIT, set()
         while True:
-            server = self._fleet.turn(without=lacking)
+            server = self._fleet.turn(without=unfit)
+            others = set(self._fleet.servers) - unfit - {server}
+            asked = time.monotonic()
+            left = max(0.0, deadline - asked)
             try:
-                return getattr(server, method)(request, timeout=max(0.0, deadline - time.monotonic()))
+                return getattr(server, method)(request, timeout=min(left, _SHARE * self._timeout) if others else left)
             except grpc.RpcError as error:
-                if error.code() is grpc.StatusCode.NOT_FOUND:  # while a fleet goes over to a version, some lack it
-                    lacking.add(server)
-                if not _is_transient(error) and not (server in lacking and set(self._fleet.servers) - lacking):
+                if _lacks(error) or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                    unfit.add(server)
+                if not _is_transient(error) and not (server in unfit and others):
                     raise self._explained(error) from error
-                server.rest()
-                if self._fleet.awake(without=lacking):
-                    continue
-                pause = wait * random.uniform(0.5, 1.0)  # spreads the threads; no result depends on it
-                if time.monotonic() + pause > deadline:
+                server.rest(time.monotonic() - asked)
+                awake = self._fleet.awake(without=unfit)
+                pause = 0.0 if awake else wait * random.uniform(0.5, 1.0)  # spreads threads; no result depends on it
+                if time.monotonic() + pause >= deadline:
                     raise self._explained(error) from error
+            if awake:
+                continue
             time.sleep(pause)
             wait = min(2 * wait, _LONGEST_WAIT)
 
@@ -268,15 +290,16 @@ class Client:
                 f"the model server gave no answer within {self._timeout:g} s ({code.name}: {details}). {where}. Take "
                 "smaller windows, fewer at once, or a longer timeout."
             )
-        if code is grpc.StatusCode.NOT_FOUND and hasattr(self, "manifest"):
+        if _lacks(error) and hasattr(self, "manifest"):
             return ServerError(
                 f"the server has replaced version {self.version} by another while it was in use. {where}. Begin again "
                 "with the new version, or let the server keep both (its model_version_policy)."
             )
-        if code is grpc.StatusCode.NOT_FOUND:
-            version = "" if self.version is None else f", version={self.version}"
+        if _lacks(error):
+            asked = {"version": self.version, "label": self.label}
+            where += "".join(f", {key}={value}" for key, value in asked.items() if value is not None)
             return ServerError(
-                f"the server has no such model ({details}). {where}{version}. Give the name that the server was "
-                "started with (--model_name)."
+                f"the server has no such model ({details}). {where}. Give the name that the server was started with "
+                "(--model_name), and a label that its configuration has (version_labels)."
             )
         return ServerError(f"the model server refuses the request: {code.name}: {details}. {where}.")

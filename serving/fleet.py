@@ -5,6 +5,7 @@ several addresses, such as that of a headless service in Kubernetes, is as many 
 not do: it hides which server answered, and so whom else to ask for a version that one server lacks.)
 """
 
+import math
 import re
 import socket
 import threading
@@ -14,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from harmonize_tf.errors import FlagError
 from serving import messages
 
 _MIB = 1 << 20
@@ -42,10 +44,11 @@ class Server:
     Attributes:
       address: as gRPC takes it.
       resting_until: when to ask it again, of the monotonic clock.
+      gone_since: when it was found that the target no longer has it; infinity while it has.
     """
 
     def __init__(self, address: str, name: str, credentials: grpc.ChannelCredentials | None) -> None:
-        self.address, self.resting_until = address, 0.0
+        self.address, self.resting_until, self.gone_since = address, 0.0, math.inf
         host = name.removeprefix("dns:///")
         if credentials:  # the certificate is of the name, whatever address it has
             options = [("grpc.ssl_target_name_override", host.rpartition(":")[0])] if address != name else []
@@ -58,9 +61,9 @@ class Server:
             "GetModelMetadata", messages.GetModelMetadataRequest, messages.GetModelMetadataResponse
         )
 
-    def rest(self) -> None:
-        """Lets the others take its turns for a moment."""
-        self.resting_until = time.monotonic() + _REST
+    def rest(self, waited: float) -> None:
+        """Lets the others take its turns, for as long as it let us wait in vain but for a moment at least."""
+        self.resting_until = time.monotonic() + max(_REST, waited)
 
     def _method(self, name: str, request: Any, response: Any) -> Callable[..., Any]:
         return self.channel.unary_unary(
@@ -77,9 +80,21 @@ class Fleet:
       servers: those that there are now; names are looked up again every half minute.
     """
 
-    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+    def __init__(self, target: str, credentials: grpc.ChannelCredentials | None, *, longest: float) -> None:
+        """Finds the servers.
+
+        Args:
+          target: see above.
+          credentials: for servers that speak TLS.
+          longest: seconds that a request may take. After them nothing can be under way on a server that has gone.
+
+        Raises:
+          FlagError: the target cannot be one.
+        """
         self._names = [name.strip() for name in target.split(",")]
-        self._credentials = credentials
+        if not all(self._names):
+            raise FlagError(f"expected host:port, several separated by single commas. Received: target={target}")
+        self._credentials, self._longest = credentials, longest
         self._made: dict[str, Server] = {}
         self._lock, self._turns, self._looked_up = threading.Lock(), 0, 0.0
         self.servers: list[Server] = []
@@ -114,7 +129,7 @@ class Fleet:
             server.channel.close()
 
     def _look_up(self) -> None:
-        """Servers come and go behind a name. Connections to those gone are kept: requests may be under way."""
+        """Servers come and go behind a name. Connections to those gone are kept while requests may be under way."""
         with self._lock:
             if self.servers and time.monotonic() < self._looked_up + _LOOK_UP:
                 return
@@ -125,6 +140,11 @@ class Fleet:
                 if address not in self._made:
                     self._made[address] = Server(address, name, self._credentials)
             self.servers = [self._made[address] for address in addresses]
+            now = time.monotonic()
+            for address, server in list(self._made.items()):
+                server.gone_since = math.inf if address in addresses else min(server.gone_since, now)
+                if now - server.gone_since > self._longest:
+                    self._made.pop(address).channel.close()
 
 
 def _addresses(name: str) -> list[str]:
@@ -135,6 +155,8 @@ def _addresses(name: str) -> list[str]:
     host, port = found[1].strip("[]"), found[2]
     try:
         infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError as error:  # a part of the name is empty or too long
+        raise FlagError(f"no host can have this name; correct it. Received: target={name}") from error
     except OSError:  # gRPC will say so
         return [name]
     v4 = sorted({f"{address[0]}:{port}" for family, *_, address in infos if family == socket.AF_INET})

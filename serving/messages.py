@@ -15,7 +15,8 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _PACKAGE = "harmonize.serving"
-# One message a line; `*` marks a repeated field, `%` a map from string. Enumerations are int32, the same on the wire.
+# One message a line; `*` marks a repeated field, `%` a map from string, `|` those of which one at most is set.
+# Enumerations are int32, the same on the wire.
 _SCHEMA = """
 Dim: int64 size = 1
 TensorShapeProto: Dim* dim = 2, bool unknown_rank = 3
@@ -27,13 +28,13 @@ SignatureDef: TensorInfo% inputs = 1, TensorInfo% outputs = 2, string method_nam
 SignatureDefMap: SignatureDef% signature_def = 1
 Int64Value: int64 value = 1
 Any: string type_url = 1, bytes value = 2
-ModelSpec: string name = 1, Int64Value version = 2, string signature_name = 3
+ModelSpec: string name = 1, Int64Value| version = 2, string signature_name = 3, string| version_label = 4
 PredictRequest: ModelSpec model_spec = 1, TensorProto% inputs = 2, string* output_filter = 3
 PredictResponse: TensorProto% outputs = 1, ModelSpec model_spec = 2
 GetModelMetadataRequest: ModelSpec model_spec = 1, string* metadata_field = 2
 GetModelMetadataResponse: ModelSpec model_spec = 1, Any% metadata = 2
 """
-_FIELD = re.compile(r"(\w+)([*%]?) (\w+) = (\d+)")
+_FIELD = re.compile(r"(\w+)([*%|]?) (\w+) = (\d+)")
 
 
 def _set_type(field: descriptor_pb2.FieldDescriptorProto, kind: str) -> None:
@@ -59,7 +60,11 @@ def _build() -> descriptor_pool.DescriptorPool:
         message = file.message_type.add(name=name)
         for kind, many, field_name, number in _FIELD.findall(fields):
             field = message.field.add(name=field_name, number=int(number))
-            field.label = field.LABEL_REPEATED if many else field.LABEL_OPTIONAL
+            field.label = field.LABEL_REPEATED if many in ("*", "%") else field.LABEL_OPTIONAL
+            if many == "|":
+                if not message.oneof_decl:
+                    message.oneof_decl.add(name=f"{field_name}_choice")
+                field.oneof_index = 0
             _set_type(field, _add_map_entry(message, field_name, kind) if many == "%" else kind)
     pool = descriptor_pool.DescriptorPool()
     pool.AddSerializedFile(file.SerializeToString())

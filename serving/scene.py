@@ -29,6 +29,9 @@ _TARGET = flags.DEFINE_string(
     "target", None, "Server to ask instead, host:port; several separated by commas take turns.", flag_values=FLAGS
 )
 _MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name on the server.", flag_values=FLAGS)
+_MODEL_LABEL = flags.DEFINE_string(
+    "model_label", None, "Label of the version to ask for, such as stable; else the newest is.", flag_values=FLAGS
+)
 _TLS_CA = flags.DEFINE_string(
     "tls_ca", None, "PEM file of those who sign the server's certificate; TLS is then spoken.", flag_values=FLAGS
 )
@@ -81,7 +84,7 @@ def _predictor() -> contextlib.AbstractContextManager[products.Predictor]:
     if not _TARGET.value:
         return predictors.local(_MODEL.value)
     pem = {"ca": _TLS_CA.value, "certificate": _TLS_CERTIFICATE.value, "key": _TLS_KEY.value}
-    return predictors.served(_TARGET.value, _MODEL_NAME.value, **pem)
+    return predictors.served(_TARGET.value, _MODEL_NAME.value, label=_MODEL_LABEL.value, **pem)
 
 
 def choose(scenes: Sequence[Scene], wanted: str | None) -> Scene:

@@ -15,7 +15,8 @@ class WebServer:
       url: of the folder.
       requests: every request's path, with what follows `?`.
       sent: bytes of all bodies.
-      faults: by file name, what is wrong with it: a status, (status, how often), "truncated" or "whole" (no ranges).
+      faults: by file name, what is wrong with it: a status, (status, how often), "truncated", "whole" (no ranges)
+        or "broken" (the connection, before an answer).
     """
 
     def __init__(self, folder: pathlib.Path) -> None:
@@ -63,6 +64,9 @@ def serve(folder: pathlib.Path) -> Iterator[WebServer]:
 
         def do_GET(self) -> None:
             status, body, headers = web.answer(self.path, self.headers.get("Range"))
+            if web.faults.get(pathlib.PurePosixPath(self.path.split("?")[0]).name) == "broken":
+                self.close_connection = True
+                return
             self.send_response(status)
             for header in headers.items():
                 self.send_header(*header)

@@ -1,8 +1,11 @@
 """Where a scene's files lie together: a directory, a tar file, a web server's folder, a bucket."""
 
+import collections
+import copy
 import functools
 import os
 import pathlib
+import posixpath
 import tarfile
 import urllib.parse
 from typing import Any, Protocol
@@ -21,7 +24,7 @@ class Folder(Protocol):
     """A place whose files are known by name; `str` tells where it is."""
 
     def names(self) -> list[str] | None:
-        """The files there, sorted; None where that cannot be asked.
+        """What is there, sorted; None where that cannot be asked.
 
         Raises:
           SceneError: it cannot be read.
@@ -35,7 +38,7 @@ class Folder(Protocol):
         """
 
     def raster(self, name: str) -> str:
-        """What `rasters.open_raster` opens; a name that is a URL or an absolute path stands for itself."""
+        """What `rasters.open_raster` opens; a name that is a URL stands for itself, in a directory a path does too."""
 
 
 def locate(given: str | os.PathLike) -> tuple[Folder, str | None]:
@@ -47,13 +50,16 @@ def locate(given: str | os.PathLike) -> tuple[Folder, str | None]:
     text = os.fspath(given)
     if "://" not in text:
         return _locate_path(pathlib.Path(text))
-    parts = urllib.parse.urlsplit(text)
+    try:
+        parts = urllib.parse.urlsplit(text)
+    except ValueError as error:
+        raise SceneError(f"this is no URL ({error}); correct it. Received: {rasters.shown(text)}") from error
     name = parts.path.rpartition("/")[2]
     is_file = name.lower().endswith((".json", ".txt"))
     if parts.scheme == "gs":
         return (Bucket(text.rpartition("/")[0]), name) if is_file else (Bucket(text), None)
     if parts.scheme not in ("http", "https"):
-        raise SceneError(f"expected a path, or a URL with https:// or gs://. Received: {text}")
+        raise SceneError(f"expected a path, or a URL with https:// or gs://. Received: {rasters.shown(text)}")
     if not is_file:
         raise SceneError(
             "a web server's folder cannot be listed; give the URL of the *_MTL.txt, *_MTL.json or manifest.json in it. "
@@ -63,15 +69,24 @@ def locate(given: str | os.PathLike) -> tuple[Folder, str | None]:
 
 
 def _locate_path(path: pathlib.Path) -> tuple[Folder, str | None]:
-    if path.is_dir():
+    try:
+        is_folder, is_there = path.is_dir(), path.exists()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    if is_folder:
         return Directory(path), None
-    if not path.exists():
+    if not is_there:
         raise SceneError(f"there is nothing at this path; correct it. Received: {path}")
     if path.name.lower().endswith(PACKED):
         raise SceneError(
             f"windows cannot be read from the midst of a compressed tar; unpack it first. Received: {path}"
         )
     return (TarFile(path), None) if path.suffix.lower() == ".tar" else (Directory(path.parent), path.name)
+
+
+def _unreadable(path: pathlib.Path, error: Exception) -> SceneError:
+    reason = getattr(error, "strerror", None) or error
+    return SceneError(f"{path}: cannot be read; check the path and your rights. Received: {reason}")
 
 
 class Directory:
@@ -84,16 +99,18 @@ class Directory:
         return str(self.path)
 
     def names(self) -> list[str]:
-        """The files there; see `Folder`."""
-        return sorted(path.name for path in self.path.iterdir())
+        """Files and folders there; see `Folder`."""
+        try:
+            return sorted(path.name for path in self.path.iterdir())
+        except OSError as error:
+            raise _unreadable(self.path, error) from error
 
     def text(self, name: str) -> str:
         """A file's content; see `Folder`."""
         try:
-            return (self.path / name).read_text()
+            return (self.path / name).read_text("utf-8")
         except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise SceneError(f"{self.path / name}: cannot be read; check the path. Received: {reason}") from error
+            raise _unreadable(self.path / name, error) from error
 
     def raster(self, name: str) -> str:
         """A raster's path; see `Folder`."""
@@ -101,7 +118,12 @@ class Directory:
 
 
 class TarFile:
-    """A tar file as USGS delivers it: not compressed, so that it is read in place."""
+    """A tar file as USGS delivers it, or a folder in one: not compressed, so that it is read in place.
+
+    Attributes:
+      path: the tar file's.
+      inside: the folder in it, "." for the topmost.
+    """
 
     def __init__(self, path: pathlib.Path) -> None:
         """Reads the headers.
@@ -109,32 +131,50 @@ class TarFile:
         Raises:
           SceneError: it is no whole tar file.
         """
-        self.path = path
+        self.path, self.inside = path, pathlib.PurePosixPath()
         try:
             with tarfile.open(path, "r:") as archive:
                 members = [member.name for member in archive.getmembers() if member.isfile()]
         except (OSError, tarfile.TarError) as error:
             raise self._damaged(error) from error
-        self._members = {pathlib.PurePosixPath(member).name: member for member in sorted(members)}
+        self._members = {pathlib.PurePosixPath(posixpath.normpath(member)): member for member in members}
+        self._names = collections.defaultdict(set)
+        for member in self._members:
+            for child in (member, *member.parents[:-1]):
+                self._names[child.parent].add(child.name)
 
     def __str__(self) -> str:
-        return str(self.path)
+        return str(self.path / self.inside)
+
+    def folders(self) -> list["TarFile"]:
+        """All folders in the tar file, the topmost first."""
+        return [self._folder(inside) for inside in sorted(self._names)]
 
     def names(self) -> list[str]:
-        """The files there; see `Folder`."""
-        return list(self._members)
+        """Files and folders there; see `Folder`."""
+        return sorted(self._names.get(self.inside, ()))
 
     def text(self, name: str) -> str:
         """A file's content; see `Folder`."""
         try:
             with tarfile.open(self.path, "r:") as archive:
-                return archive.extractfile(self._members[name]).read().decode()
-        except (OSError, tarfile.TarError, ValueError) as error:
+                return archive.extractfile(self._member(name)).read().decode()
+        except (OSError, KeyError, tarfile.TarError, ValueError) as error:
             raise self._damaged(error) from error
 
     def raster(self, name: str) -> str:
         """A raster's name for GDAL; see `Folder`."""
-        return rasters.in_tar(self.path, self._members.get(name, name).removeprefix("./"))
+        return name if "://" in name else rasters.in_tar(self.path, self._member(name).removeprefix("./"))
+
+    def _folder(self, inside: pathlib.PurePosixPath) -> "TarFile":
+        folder = copy.copy(self)
+        folder.inside = inside
+        return folder
+
+    def _member(self, name: str) -> str:
+        """The name that the tar file has for what lies at a path relative to this folder."""
+        path = posixpath.normpath(self.inside / name)
+        return self._members.get(pathlib.PurePosixPath(path), path)
 
     def _damaged(self, error: Exception) -> SceneError:
         return SceneError(f"{self.path}: no whole tar file; fetch it again. Received: {error}")
@@ -158,11 +198,14 @@ class WebFolder:
         url = self.raster(name)
         try:
             answer = _session().get(url, timeout=(rasters.CONNECT_S, rasters.STALLED_S))
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError) as error:  # the latter for a host that none can be
             raise rasters.unreadable(url, error) from error
         if answer.status_code != requests.codes.ok:
             raise rasters.unreadable(url, f"HTTP response code: {answer.status_code}")
-        return answer.text
+        try:
+            return answer.content.decode()  # JSON and MTL are UTF-8, whatever the server says of its text files
+        except UnicodeDecodeError as error:
+            raise rasters.unreadable(url, error) from error
 
     def raster(self, name: str) -> str:
         """A raster's URL; see `Folder`."""

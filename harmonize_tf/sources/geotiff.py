@@ -116,6 +116,8 @@ def find(path: str | os.PathLike) -> tuple[list[Declared], list[Sequence[str]] |
       SceneError: there is nothing, or a manifest or MTL file cannot be read.
     """
     folder, name = folders.locate(path)
+    if isinstance(folder, folders.TarFile):
+        folder = _scene_folder(folder)
     mtl = [name] if name and landsat_mtl.is_mtl(name) else []
     if name is None:
         names = folder.names()
@@ -126,8 +128,7 @@ def find(path: str | os.PathLike) -> tuple[list[Declared], list[Sequence[str]] |
     if name:
         scenes, pairs = scene_manifest.load(folder, name)
         return [(scene, folder) for scene in scenes], pairs
-    here = isinstance(folder, folders.Directory)
-    below = [other for other in sorted(folder.path.iterdir()) if _holds_scenes(other)] if here else []
+    below = _below(folder) if isinstance(folder, folders.Directory) else []
     if not below:
         raise SceneError(
             f"{folder}: expected a manifest.json, a Landsat scene with its *_MTL.txt, or folders of these; give one of "
@@ -138,10 +139,32 @@ def find(path: str | os.PathLike) -> tuple[list[Declared], list[Sequence[str]] |
     return [scene for some in scenes for scene in some], None if all(some is None for some in pairs) else declared
 
 
-def _holds_scenes(path: pathlib.Path) -> bool:
-    if not path.is_dir():
-        return path.suffix.lower() == ".tar"
-    names = folders.Directory(path).names()
+def _below(directory: folders.Directory) -> list[pathlib.Path]:
+    """Folders and tar files in a directory that hold scenes; of one that was unpacked there, the folder alone."""
+    paths = [directory.path / name for name in directory.names()]
+    unpacked = [path for path in paths if os.path.isdir(path) and _holds_scenes(folders.Directory(path))]
+    tars = [
+        path
+        for path in paths
+        if path.suffix.lower() == ".tar" and not os.path.isdir(path) and path.with_suffix("") not in unpacked
+    ]
+    return sorted([*unpacked, *(path for path in tars if any(map(_holds_scenes, folders.TarFile(path).folders())))])
+
+
+def _scene_folder(archive: folders.TarFile) -> folders.TarFile:
+    """The folder in a tar file that holds scenes. What lies below is its own affair, as in a directory."""
+    found = [folder for folder in archive.folders() if _holds_scenes(folder)]
+    found = [folder for folder in found if not any(other.inside in folder.inside.parents for other in found)]
+    if len(found) > 1:
+        raise SceneError(
+            f"{archive}: expected scenes in one folder of a tar file; unpack it, and give the folder that it becomes. "
+            f"Received: scenes in {', '.join(str(folder.inside) for folder in found)}"
+        )
+    return found[0] if found else archive
+
+
+def _holds_scenes(folder: Folder) -> bool:
+    names = folder.names()
     return MANIFEST in names or bool(landsat_mtl.find(names))
 
 

@@ -23,7 +23,7 @@ KEYS = {
     "BQA": "FILE_NAME_BAND_QUALITY",
 }
 CONTENTS = ("PRODUCT_CONTENTS", "PRODUCT_METADATA")  # the group of these keys: Collection 2's, and of before
-Groups = Mapping[str, Mapping[str, Any]]
+Groups = Mapping[str, Mapping[str, str]]
 
 
 def is_mtl(name: str) -> bool:
@@ -44,24 +44,29 @@ def declare(folder: Folder, name: str) -> dict[str, Any]:
     """
     mtl = f"{folder}/{name}"
     groups = _groups(folder.text(name), mtl)
-    processing = str(_value(groups, mtl, "PROCESSING_LEVEL", "DATA_TYPE"))
-    if processing[:2] not in LEVELS or int(_value(groups, mtl, "COLLECTION_NUMBER", default=0)) == 1:
+    processing = _value(groups, mtl, "PROCESSING_LEVEL", "DATA_TYPE")
+    if processing[:2] not in LEVELS or _number(groups, mtl, "COLLECTION_NUMBER", "0") == 1:
         raise SceneError(
             f"{mtl}: expected Level-1 or Level-2 of Collection 2; download it from there. "
-            f"Received: level={processing}, collection={_value(groups, mtl, 'COLLECTION_NUMBER', default=None)}"
+            f"Received: level={processing}, collection={_value(groups, mtl, 'COLLECTION_NUMBER', default='none')}"
         )
-    spacecraft = str(_value(groups, mtl, "SPACECRAFT_ID"))
-    elevation = float(_value(groups, mtl, "SUN_ELEVATION"))
+    spacecraft = _value(groups, mtl, "SPACECRAFT_ID")
+    elevation = _number(groups, mtl, "SUN_ELEVATION")
+    if LEVELS[processing[:2]] == "toa" and elevation <= 0:
+        raise SceneError(
+            f"{mtl}: there is no reflectance where the sun is not above the horizon; take a scene by day. "
+            f"Received: SUN_ELEVATION={elevation:g}"
+        )
     number = spacecraft[-1:].zfill(2)
     beside = _Beside(groups, _stem(name), folder.names())
     scene = {
-        "id": str(_value(groups, mtl, "LANDSAT_PRODUCT_ID", "LANDSAT_SCENE_ID")),
+        "id": _value(groups, mtl, "LANDSAT_PRODUCT_ID", "LANDSAT_SCENE_ID"),
         "sensor": "landsat",
         "level": LEVELS[processing[:2]],
         "product": f"LC{number}_{processing}",
         "spacecraft": spacecraft,
         "time": _time(groups, mtl),
-        "sun": {"zenith": 90.0 - elevation, "azimuth": float(_value(groups, mtl, "SUN_AZIMUTH"))},
+        "sun": {"zenith": 90.0 - elevation, "azimuth": _number(groups, mtl, "SUN_AZIMUTH")},
         "files": _files(groups, mtl, LEVELS[processing[:2]], elevation, beside),
         "quality": [
             {"path": path, "kind": kind}
@@ -92,20 +97,20 @@ class _Beside:
 def _files(groups: Groups, mtl: str, level: str, elevation: float, beside: _Beside) -> list[dict[str, Any]]:
     """Every band's file with its factors; Level-1's are divided by the sine of the sun's elevation."""
     bands = dict(sensors.OLI) | ({"pan": sensors.OLI_PAN} if level == "toa" else {})
-    scaling = next((v for k, v in groups.items() if k in _SCALING[level]), None)
+    scaling = next((v for k, v in groups.items() if k in _SCALING[level]), {})
     divisor = math.sin(math.radians(elevation)) if level == "toa" else 1.0
     files = []
     for name, band in bands.items():
         path = beside.find(f"FILE_NAME_BAND_{band.name[1:]}", f"SR_{band.name}" if level == "sr" else band.name)
         if path is None:
             continue
-        try:
-            scale, offset = (float(scaling[f"REFLECTANCE_{k}_BAND_{band.name[1:]}"]) for k in ("MULT", "ADD"))
-        except (KeyError, TypeError) as error:
+        keys = [f"REFLECTANCE_{k}_BAND_{band.name[1:]}" for k in ("MULT", "ADD")]
+        if not set(keys) <= set(scaling):
             raise SceneError(
                 f"{mtl}: no reflectance factors for {band.name}; get the MTL file that came with the bands. "
                 f"Received: groups={', '.join(groups)}"
-            ) from error
+            )
+        scale, offset = (_number({"": scaling}, mtl, key) for key in keys)
         code = {"scale": scale / divisor, "offset": offset / divisor, "nodata": 0}
         files.append({"path": path, "bands": [name], **code})
     if not files:
@@ -128,12 +133,13 @@ def _groups(text: str, mtl: str) -> Groups:
     """The values of each group: a Level-2 MTL repeats Level-1's keys with other values in other groups."""
     if mtl.lower().endswith(".json"):
         try:
-            return next(iter(json.loads(text).values()))
+            whole = next(iter(json.loads(text).values()))
+            return {group: {key: str(value) for key, value in values.items()} for group, values in whole.items()}
         except (ValueError, AttributeError, StopIteration) as error:
-            raise SceneError(f"{mtl}: cannot be read as an MTL file; fetch it again. Received: {error}") from error
+            raise SceneError(f"{mtl}: cannot be read as an MTL file; fetch it again. Received: {error!r}") from error
     groups: dict[str, dict[str, str]] = {}
     group = ""
-    for key, value in re.findall(r"^\s*(\w+)\s*=\s*(.*?)\s*$", text, re.MULTILINE):
+    for key, value in re.findall(r"^\s*(\w+)[^\S\n]*=[^\S\n]*(.*?)\s*$", text, re.MULTILINE):
         if key == "GROUP":
             group = value
         elif key != "END_GROUP":
@@ -141,20 +147,31 @@ def _groups(text: str, mtl: str) -> Groups:
     return groups
 
 
-def _value(groups: Groups, mtl: str, *keys: str, default: Any = ...) -> Any:
+def _value(groups: Groups, mtl: str, *keys: str, default: str | None = None) -> str:
     """The first of `keys` in the first group that has it."""
     for key in keys:
         for group in groups.values():
             if key in group:
                 return group[key]
-    if default is ...:
+    if default is None:
         raise SceneError(f"{mtl}: expected {' or '.join(keys)}; fetch the MTL file again. Received: no such key")
     return default
 
 
+def _number(groups: Groups, mtl: str, key: str, default: str | None = None) -> float:
+    text = _value(groups, mtl, key, default=default)
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise SceneError(f"{mtl}: expected a number; fetch the MTL file again. Received: {key}={text}")
+    return number
+
+
 def _time(groups: Groups, mtl: str) -> str:
     """ISO 8601; the MTL's seventh decimal of a second is more than Python reads."""
-    time = re.sub(r"(\.\d{6})\d*", r"\1", str(_value(groups, mtl, "SCENE_CENTER_TIME")))
+    time = re.sub(r"(\.\d{6})\d*", r"\1", _value(groups, mtl, "SCENE_CENTER_TIME"))
     return f"{_value(groups, mtl, 'DATE_ACQUIRED')}T{time}"
 
 

@@ -11,7 +11,6 @@ import os
 import pathlib
 import re
 import threading
-import urllib.parse
 from collections.abc import Iterator
 from typing import Any
 
@@ -84,7 +83,7 @@ def _kept(path: str) -> _Kept:
 def _open(path: str) -> Any:
     try:
         return rasterio.open(path)
-    except rasterio.errors.RasterioError as error:
+    except (rasterio.errors.RasterioError, ValueError) as error:  # the latter for what is no URL
         raise unreadable(path, error) from error
 
 
@@ -94,9 +93,9 @@ def in_tar(archive: pathlib.Path, member: str) -> str:
 
 
 def shown(path: str) -> str:
-    """A path as messages show it: no signature, none of GDAL's prefixes."""
+    """A path as messages show it: no password, no signature, none of GDAL's prefixes."""
     if "://" in path:
-        return urllib.parse.urlsplit(path)._replace(query="", fragment="").geturl()
+        return re.sub(r"[?#].*", "", _without_user(path))
     return re.sub(r"^/vsitar/\{(.*)\}/", r"\1/", path)
 
 
@@ -106,17 +105,22 @@ def base_name(path: str) -> str:
 
 
 def _unsigned(text: str) -> str:
-    """A message without the signatures of the URLs in it."""
-    return re.sub(r"(/[^\s?]*)\?[^\s,;()]+", r"\1", text)
+    """A message without the passwords and signatures of the URLs in it, of which GDAL may name the last part alone."""
+    return re.sub(r"(?<=[^\s?])\?\S+", "", _without_user(text))
+
+
+def _without_user(text: str) -> str:
+    return re.sub(r"://[^/?#\s]*@", "://", text)
 
 
 def _log_unsigned(record: logging.LogRecord) -> bool:
-    """GDAL warns of what it asks again for, by its URL."""
+    """GDAL and urllib3 tell what they open and ask again for, by its URL."""
     record.msg, record.args = _unsigned(record.getMessage()), ()
     return True
 
 
-logging.getLogger("rasterio._env").addFilter(_log_unsigned)
+for _name in ("rasterio._env", "rasterio._base", "rasterio._err", "urllib3.connectionpool", "urllib3.util.retry"):
+    logging.getLogger(_name).addFilter(_log_unsigned)
 
 
 def unreadable(path: str, reason: Any) -> SceneError:
@@ -133,7 +137,7 @@ def unreadable(path: str, reason: Any) -> SceneError:
     code = int((re.search(r"(?:response code: |^)(\d{3})\b", text) or [0, 0])[1])
     if "Range downloading not supported" in text:
         remedy = "the server sends whole files only; fetch the scene and give its folder"
-    elif code == 404 or "No such file" in text:
+    elif code == 404 or re.search("No such file|does not exist in the file system", text):
         remedy = "there is no such file; check its name, and that the scene is whole"
     elif code in (401, 403) or "redentials" in text or "GS_NO_SIGN_REQUEST" in text:
         remedy = (

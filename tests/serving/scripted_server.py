@@ -13,11 +13,11 @@ from serving import tensors
 class Scripted(prediction_service_pb2_grpc.PredictionServiceServicer):
     """A server that answers Predict by calling a script with the request and the number of the call.
 
-    It has one version, 3 to begin with, and knows of no other.
+    It has one version, 3 to begin with, and knows of no other; `labels` name versions.
     """
 
     def __init__(self, local, script):
-        self.calls, self.version = 0, 3
+        self.calls, self.version, self.labels = 0, 3, {}
         self._script, self._local = script, local
         self._lock = threading.Lock()
 
@@ -30,8 +30,12 @@ class Scripted(prediction_service_pb2_grpc.PredictionServiceServicer):
         return response
 
     def _check_version(self, request, context):
-        if request.model_spec.HasField("version") and request.model_spec.version.value != self.version:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"no version {request.model_spec.version.value}")
+        spec = request.model_spec
+        if spec.HasField("version_label") and self.labels.get(spec.version_label) != self.version:
+            text = f"Unrecognized servable version label: {spec.version_label}"
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, text)
+        if spec.HasField("version") and spec.version.value != self.version:
+            context.abort(grpc.StatusCode.NOT_FOUND, f"no version {spec.version.value}")
 
     def Predict(self, request, context):
         self._check_version(request, context)

@@ -11,11 +11,14 @@ import pytest
 from scripted_server import Scripted, answer, serve
 from tensorflow_serving.apis import (
     get_model_metadata_pb2,
+    model_management_pb2,
     model_service_pb2_grpc,
     predict_pb2,
 )
+from tensorflow_serving.config import model_server_config_pb2
 
-from harmonize_tf.errors import ModelError, ServerError
+from harmonize_tf import predictors
+from harmonize_tf.errors import FlagError, ModelError, ServerError
 from serving.client import Client
 from serving.server import DevelopmentServer
 
@@ -183,6 +186,34 @@ def test_an_unknown_model_or_version_is_told_with_the_name(server):
         Client(server.address, "nope")
     with pytest.raises(ServerError, match="version=77"):
         Client(server.address, "subpixel", version=77)
+
+
+@pytest.mark.parametrize("label", ["stable", "canary"])
+def test_a_label_chooses_the_version_that_the_client_keeps(label, base_path, windows):
+    shutil.copytree(base_path / "1", base_path / "2")
+    names = {"stable": 1, "canary": 2}
+
+    def configured(labels):
+        config = model_server_config_pb2.ModelServerConfig()
+        model = config.model_config_list.config.add(name="m", base_path=str(base_path), model_platform="tensorflow")
+        model.model_version_policy.all.SetInParent()
+        model.version_labels.update(labels)
+        return config
+
+    with DevelopmentServer(configured(names), allow_labels_for_unavailable=True) as server:
+        with predictors.served(server.address, "m", label=label) as client:
+            assert (client.label, client.version) == (label, names[label])
+            request = model_management_pb2.ReloadConfigRequest(config=configured({"stable": 2, "canary": 1}))
+            with grpc.insecure_channel(server.address) as channel:
+                model_service_pb2_grpc.ModelServiceStub(channel).HandleReloadConfigRequest(request)
+            client.predict(*windows())
+            assert client.version == names[label]
+        with Client(server.address, "m", label=label) as client:
+            assert client.version == 3 - names[label]
+        with pytest.raises(ServerError, match="version label: none.*label=none.*version_labels"):
+            Client(server.address, "m", label="none")
+        with pytest.raises(FlagError, match="not both"):
+            Client(server.address, "m", label="stable", version=1)
 
 
 def test_a_model_that_is_no_harmonizer_is_refused(scripted, monkeypatch):

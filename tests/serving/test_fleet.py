@@ -1,3 +1,4 @@
+import contextlib
 import re
 import signal
 import socket
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import trustme
 from scripted_server import Scripted, answer, serve
+from tensorflow_serving.apis import predict_pb2
 
 from harmonize_tf import command
 from harmonize_tf.errors import FlagError, ServerError
@@ -124,6 +126,39 @@ def test_a_version_that_the_user_names_is_asked_of_those_who_still_have_it(start
         Client(f"{two},{one}", version=3)
 
 
+def test_a_label_is_asked_of_those_who_know_it(start, windows):
+    """As while the servers of a fleet take up a new configuration."""
+    (first, one), (second, two) = start(), start()
+    second.version, second.labels = 4, {"canary": 4}
+    with Client(f"{one},{two}", label="canary") as client:
+        assert client.version == 4
+        ask(client, windows, 4)
+    assert (first.calls, second.calls) == (0, 4)
+
+
+def test_a_silent_server_costs_a_part_of_the_time_and_no_window(start, windows):
+    over = threading.Event()
+    (silent, one), (second, two) = start(lambda *call: over.wait(10) and answer(*call)), start()
+    with Client(f"{one},{two}", timeout=3.0, in_flight=8) as client:
+        started = time.monotonic()
+        ask(client, windows, 8)
+        assert time.monotonic() - started < 2.5
+        assert second.calls == 8 and silent.calls == 4
+        ask(client, windows, 4)  # it rests
+        assert silent.calls == 4
+        over.set()
+
+
+def test_a_label_goes_with_the_command(start):
+    servicer, address = start()
+    servicer.labels = {"stable": 3}
+    for label in ("stable", "canary"):
+        command.parse(scene.FLAGS, [f"--target={address}", f"--model_label={label}"])
+        told = contextlib.nullcontext() if label == "stable" else pytest.raises(ServerError, match="label=canary")
+        with told, scene._predictor() as predictor:
+            assert predictor.version == 3
+
+
 def named(monkeypatch, addresses):
     """Has the name fleet.test several addresses."""
 
@@ -150,6 +185,32 @@ def test_a_name_with_several_addresses_is_as_many_servers(start, windows, monkey
         addresses[0] = "127.0.0.3"
         ask(client, windows, 10)
         assert (first.calls, second.calls, third.calls) == (5, 10, 5)
+
+
+def test_connections_to_those_gone_are_closed_once_nothing_can_be_under_way(monkeypatch):
+    addresses = ["127.0.0.1", "127.0.0.2"]
+    named(monkeypatch, addresses)
+    monkeypatch.setattr(fleet, "_LOOK_UP", 0.0)
+    servers = fleet.Fleet("fleet.test:9", None, longest=0.2)
+    gone = servers.servers[0]
+    for number in range(3, 9):
+        addresses[0] = f"127.0.0.{number}"
+        servers.turn()
+    gone.channel.subscribe(lambda _: None)  # still open
+    time.sleep(0.25)
+    addresses[0] = "127.0.0.8"
+    servers.turn()
+    assert {server.address for server in servers._made.values()} == {"127.0.0.2:9", "127.0.0.8:9"}
+    with pytest.raises(ValueError, match="closed channel"):
+        gone.predict(predict_pb2.PredictRequest())
+    servers.close()
+
+
+@pytest.mark.parametrize("target", ["gpu1..local:8500", f"{'a' * 70}:8500", "a:1,", ",", ""])
+def test_a_target_that_cannot_be_one_is_told_in_one_line(target):
+    with pytest.raises(FlagError, match=f"Received: target={target}$") as error:
+        Client(target)
+    assert "\n" not in str(error.value)
 
 
 def test_both_kinds_of_address_of_one_host_are_one_server(monkeypatch):

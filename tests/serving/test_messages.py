@@ -48,6 +48,16 @@ def test_a_request_survives_the_way_through_the_original_message():
     assert messages.PredictRequest.FromString(original.SerializeToString()) == request
 
 
+def test_a_request_names_a_version_or_a_label_and_never_both():
+    request = messages.PredictRequest()
+    request.model_spec.version_label = "stable"
+    original = predict_pb2.PredictRequest.FromString(request.SerializeToString())
+    assert original.model_spec.WhichOneof("version_choice") == "version_label"
+    assert original.model_spec.version_label == "stable"
+    request.model_spec.version.value = 7
+    assert not request.model_spec.HasField("version_label")
+
+
 def test_metadata_of_tensorflow_is_read():
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     signatures = get_model_metadata_pb2.SignatureDefMap()

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -19,7 +20,7 @@ from google.cloud import storage
 from scene_files import declare, landsat_folder, numbers, write_manifest, write_raster
 
 from harmonize_tf.errors import SceneError
-from harmonize_tf.sources import rasters
+from harmonize_tf.sources import folders, geotiff, rasters
 from harmonize_tf.sources.geotiff import GeoTiffSource
 
 
@@ -83,6 +84,59 @@ def assert_equal(given, folder):
 @pytest.mark.parametrize("below", ["", "./", "LC08/"])
 def test_a_tar_file_gives_the_pixels_of_the_folder_it_was_made_of(level, below, scenes, tmp_path):
     assert_equal(pack(scenes / level, tmp_path / "a scene.tar", below), scenes / level)
+
+
+def manifest_folder(folder, path="ms.tif", name="S"):
+    """A scene with a manifest; gives the folder."""
+    (folder / path).parent.mkdir(parents=True)
+    write_raster(folder / path, numbers())
+    (folder / "manifest.json").write_text(json.dumps({"version": 1, "scenes": [declare(path, id=name)]}))
+    return folder
+
+
+@pytest.mark.parametrize("below", ["", "./", "a/b/"])
+def test_a_manifest_in_a_tar_file_finds_what_lies_below_it(below, tmp_path):
+    folder = manifest_folder(tmp_path / "scene", "img/ms.tif")
+    assert_equal(pack(folder, tmp_path / "scene.tar", below), folder)
+
+
+def test_a_manifest_in_a_tar_file_may_name_what_lies_elsewhere(tmp_path):
+    folder = manifest_folder(tmp_path / "scene")
+    (tmp_path / "packed").mkdir()
+    with web.serve(folder) as server:
+        manifest = {"version": 1, "scenes": [declare(f"{server.url}/ms.tif", id="S")]}
+        (tmp_path / "packed" / "manifest.json").write_text(json.dumps(manifest))
+        assert_equal(pack(tmp_path / "packed", tmp_path / "scene.tar"), folder)
+
+
+@pytest.mark.parametrize("named", ["none.tif", "/tmp/none.tif", "../none.tif"])
+def test_what_is_not_in_the_tar_file_is_told(named, tmp_path):
+    manifest = {"version": 1, "scenes": [declare(named, id="S")]}
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(SceneError, match="scene.tar/.*none.tif: there is no such file; check its name") as error:
+        GeoTiffSource(pack(tmp_path / "packed", tmp_path / "scene.tar"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_tar_file_with_scenes_in_several_folders_is_refused(tmp_path):
+    for name in "AB":
+        manifest_folder(tmp_path / "both" / name, name=name)
+    with pytest.raises(SceneError, match="both.tar: expected scenes in one folder.*; unpack it.*scenes in A, B$"):
+        GeoTiffSource(pack(tmp_path / "both", tmp_path / "both.tar"))
+    # What lies below a manifest is the manifest's, as in a directory.
+    manifest_folder(tmp_path / "whole", "C/ms.tif", "S")
+    (tmp_path / "both" / "A").rename(tmp_path / "whole" / "A")
+    assert_equal(pack(tmp_path / "whole", tmp_path / "whole.tar"), tmp_path / "whole")
+
+
+def test_a_folder_of_scenes_may_hold_tar_files_of_them_or_of_other_things(scenes, tmp_path):
+    pack(manifest_folder(tmp_path / "A", name="A"), tmp_path / "A.tar")
+    pack(manifest_folder(tmp_path / "elsewhere" / "B", name="B"), tmp_path / "B.tar", "b/")
+    (tmp_path / "code").mkdir()
+    (tmp_path / "code" / "a.py").write_text("1")
+    pack(tmp_path / "code", tmp_path / "code.tar")
+    assert [scene.id for scene in GeoTiffSource(tmp_path).scenes()] == ["A", "B"]
 
 
 @pytest.mark.parametrize("level", ["L1TP", "L2SP"])
@@ -216,7 +270,8 @@ def test_overlapping_windows_fetch_nothing_twice_and_may_be_read_by_threads(larg
             read = list(pool.map(lambda window: source.read(scene, ["red"], window).values, windows))
         for values, window in zip(read, windows, strict=True):
             np.testing.assert_array_equal(values, plain.read(scene, ["red"], window).values)
-    assert server.sent < 1.15 * (large / "ms.tif").stat().st_size
+    # 1.01 to 1.15, as threads come to share a request; opened anew for each window it was 3.4.
+    assert server.sent < 1.3 * (large / "ms.tif").stat().st_size
 
 
 def test_what_fails_in_passing_is_asked_for_again(scenes, served):
@@ -258,8 +313,6 @@ def test_an_mtl_file_that_cannot_be_had_is_told_in_one_line(fault, remedy, serve
 
 def test_a_server_that_is_not_there_is_told(monkeypatch):
     monkeypatch.setattr(rasters, "RETRIES", 0)
-    from harmonize_tf.sources import folders
-
     monkeypatch.setattr(folders, "_session", folders._session.__wrapped__)
     with pytest.raises(SceneError, match="^http://127.0.0.1:9/x_MTL.txt: the server does not answer") as error:
         GeoTiffSource("http://127.0.0.1:9/x_MTL.txt?sig=a%2Fb")
@@ -276,6 +329,76 @@ def test_a_signature_goes_along_to_every_file_and_into_no_message(scenes, served
         GeoTiffSource(url)
     assert "Retrying again" in caplog.text
     assert "sig" not in str(error.value) + caplog.text
+
+
+def test_what_urllib3_logs_of_a_connection_that_breaks_has_no_signature(served, monkeypatch, caplog):
+    monkeypatch.setattr(rasters, "PAUSE_S", 0)
+    monkeypatch.setattr(folders, "_session", folders._session.__wrapped__)
+    served.faults = {"x_MTL.txt": "broken"}
+    secret = "sig=TOP,SECRET(a);b"
+    with caplog.at_level("DEBUG"), pytest.raises(SceneError, match="the server does not answer") as error:
+        GeoTiffSource(f"{served.url}/x_MTL.txt?{secret}")
+    assert len(served.requests) == 1 + rasters.RETRIES
+    assert "Retrying" in caplog.text
+    for part in ("sig", "TOP", "SECRET", "(a)", "b;"):
+        assert part not in str(error.value) + caplog.text
+
+
+@pytest.mark.parametrize("fault", [404, 503, "broken", "truncated", None])
+def test_passwords_and_signatures_are_shown_nowhere(fault, scenes, served, caplog, monkeypatch):
+    monkeypatch.setenv("GDAL_HTTP_MAX_RETRY", "1")
+    file = next((scenes / "L1TP").glob("*_B4.TIF"))
+    served.faults = {file.name: fault} if fault else {mtl(scenes / "L1TP").name: 404}
+    url = f"{served.url}/L1TP/{mtl(scenes / 'L1TP').name}?sig=hunter2"
+    with caplog.at_level("DEBUG"), pytest.raises(SceneError, match=f"{served.url}/L1TP/") as error:
+        GeoTiffSource(url.replace("//", "//user:hunter2@", 1))
+    assert "hunter2" not in str(error.value) + caplog.text
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "s3://key:hunter2@bucket/x",
+        "https://u:hunter2@example.com/x/",
+        "https://example.com/x/?a=hunter2",
+        "ftp://h/?hunter2",
+    ],
+)
+def test_a_url_that_is_refused_is_shown_without_its_secrets(url):
+    with pytest.raises(SceneError, match="Received: ") as error:
+        GeoTiffSource(url)
+    assert "hunter2" not in str(error.value)
+
+
+def test_text_on_a_web_server_is_utf_8_whatever_its_header_says(tmp_path, monkeypatch):
+    folder = manifest_folder(tmp_path / "scene")
+    manifest = json.dumps({"version": 1, "scenes": [declare(id="Zürich")]}, ensure_ascii=False)
+    (folder / "manifest.json").write_text(manifest, "utf-8")
+    with web.serve(folder) as server:
+        answer = server.answer
+        # Without a charset, which HTTP once took for Latin-1.
+        monkeypatch.setattr(server, "answer", lambda *asked: (*answer(*asked)[:2], {"Content-Type": "text/plain"}))
+        (declared, _), *_ = geotiff.find(f"{server.url}/manifest.json")[0]
+        assert declared["id"] == "Zürich"
+        (folder / "manifest.json").write_text(manifest, "latin-1")
+        with pytest.raises(SceneError, match=f"{server.url}/manifest.json: .*'utf-8' codec can't decode"):
+            geotiff.find(f"{server.url}/manifest.json")
+
+
+@pytest.mark.parametrize("place", ["", "below"])
+def test_a_folder_that_must_not_be_read_is_told(place, tmp_path, monkeypatch):
+    """By a patch, since root may read everything."""
+    (tmp_path / "below").mkdir()
+    locked, iterate = tmp_path / place, pathlib.Path.iterdir
+
+    def iterdir(path):
+        if path == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return iterate(path)
+
+    monkeypatch.setattr(pathlib.Path, "iterdir", iterdir)
+    with pytest.raises(SceneError, match=f"^{locked}: cannot be read; .* Received: Permission denied$"):
+        GeoTiffSource(tmp_path)
 
 
 def test_a_bucket_or_folder_that_is_not_there_is_told(bucket):
@@ -315,6 +438,10 @@ def test_without_credentials_what_public_buckets_need_is_told(bucket):
         ("https://example.com/scene.tar", "cannot be listed"),
         ("s3://usgs-landsat/scene", "https:// or gs://"),
         ("{tmp}/none", "nothing at this path"),
+        (f"{'a' * 300}/x_MTL.txt", "cannot be read; check the path.*File name too long"),
+        ("http://[bad/x_MTL.txt?sig=a", "no URL.*Received: http://.bad/x_MTL.txt$"),
+        ("http://gpu1..local/x_MTL.txt", "^http://gpu1..local/x_MTL.txt: "),
+        ("{tmp}/bad.json", "http://.bad/x.tif: .*Invalid IPv6 URL"),
         ("{tmp}/cut.tar", "cut.tar: no whole tar file; fetch it again"),
         ("{tmp}/scene.tar.gz", "unpack it first"),
         ("{tmp}/empty.tar", "expected a manifest.json"),
@@ -324,6 +451,7 @@ def test_what_cannot_be_read_from_is_refused_in_one_line(given, message, scenes,
     whole = pack(scenes / "L1TP", tmp_path / "whole.tar").read_bytes()
     (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
     pack(scenes / "L1TP", tmp_path / "scene.tar.gz")
+    write_manifest(tmp_path, declare("http://[bad/x.tif")).rename(tmp_path / "bad.json")
     (tmp_path / "none_in_it").mkdir()
     pack(tmp_path / "none_in_it", tmp_path / "empty.tar")
     with pytest.raises(SceneError, match=message) as error:

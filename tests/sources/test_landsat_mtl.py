@@ -94,12 +94,25 @@ def test_where_the_mtl_names_no_files_or_they_were_renamed_they_have_its_own_nam
         ("SUN_ELEVATION", "SUN", "expected SUN_ELEVATION"),
         ('"LANDSAT_8"', '"LANDSAT_7"', "LANDSAT_8, LANDSAT_9. Received: spacecraft='LANDSAT_7'"),
         ("REFLECTANCE_MULT", "RADIANCE_MULT", "no reflectance factors for B2"),
+        ("COLLECTION_NUMBER = 02", "COLLECTION_NUMBER = ", "expected a number.*COLLECTION_NUMBER=$"),
+        ("SUN_ELEVATION = 30.0", "SUN_ELEVATION = -", "expected a number.*SUN_ELEVATION=-$"),
+        ("SUN_ELEVATION = 30.0", "SUN_ELEVATION = 0", "take a scene by day.*SUN_ELEVATION=0$"),
+        ("SUN_AZIMUTH = ", "SUN_AZIMUTH = 1.2.", "expected a number.*SUN_AZIMUTH=1.2."),
+        ("_MULT_BAND_2 = ", "_MULT_BAND_2 = E", "expected a number.*REFLECTANCE_MULT_BAND_2=E"),
     ],
 )
 def test_mtl_files_that_cannot_be_used_are_refused(old, new, message, tmp_path):
     landsat_folder(tmp_path)
     edit(tmp_path, old, new)
     with pytest.raises(SceneError, match=message) as error:
+        GeoTiffSource(tmp_path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ['{"a": 1}', '{"a": {"b": 1}}', "{}", "[]", "1", "{"])
+def test_json_that_is_no_mtl_file_is_refused(text, tmp_path):
+    (tmp_path / "X_MTL.json").write_text(text)
+    with pytest.raises(SceneError, match="X_MTL.json: cannot be read as an MTL file; fetch it again") as error:
         GeoTiffSource(tmp_path)
     assert "\n" not in str(error.value)
 
