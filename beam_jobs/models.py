@@ -12,12 +12,10 @@ from collections.abc import Iterator, Mapping
 
 import harmonize_tf
 from beam_jobs.folder import Folder
-from harmonize_tf import manifest, predictors
+from harmonize_tf import manifest, predictors, versions
 from harmonize_tf.errors import ModelError
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.products import Predictor
-
-SAVED_MODEL = "saved_model.pb"
 
 
 def identity(told: Manifest, version: str | int) -> dict[str, str]:
@@ -45,15 +43,13 @@ class ExportedModel:
         """
         folder = Folder(directory)
         sizes = folder.sizes()
-        found = [name.split("/")[0] for name in sizes if name.endswith(f"/{SAVED_MODEL}") and name.count("/") == 1]
-        numbers = [int(name) for name in found if name.isdecimal()]
-        newest = next((name for name in found if numbers and name.isdecimal() and int(name) == max(numbers)), "")
-        if not newest and SAVED_MODEL not in sizes:
+        found = versions.complete(sizes)
+        if not found and versions.SAVED_MODEL not in sizes:
             raise ModelError(
                 "expected a SavedModel, or a folder with numbered versions of one; export one with `harmonize push`. "
                 f"Received: model={directory}"
             )
-        return cls(f"{folder}/{newest}".rstrip("/"))
+        return cls([str(folder), *(f"{folder}/{name}" for name in found.values())][-1])
 
     def identity(self) -> dict[str, str]:
         """See the function of that name.
