@@ -87,12 +87,20 @@ class ServedModel:
     """A model that servers run.
 
     Attributes:
-      target: host:port.
+      target: host:port, or several separated by commas.
       name: the model's name there.
+      label: of the version; None: the newest.
+      ca: PEM file of those who sign the servers' certificate, where each process runs; likewise what follows.
+      certificate: PEM file by which the client shows who it is.
+      key: PEM file with its private key.
     """
 
     target: str
     name: str
+    label: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
 
     def identity(self) -> Mapping[str, str]:
         """See the function of that name.
@@ -105,4 +113,6 @@ class ServedModel:
 
     def open(self) -> contextlib.AbstractContextManager[Predictor]:
         """Connects; the version found is kept to until the context ends."""
-        return predictors.served(self.target, self.name)
+        told = {"label": self.label, "ca": self.ca, "certificate": self.certificate, "key": self.key}
+        given = {name: value for name, value in told.items() if value}
+        return predictors.served(self.target, self.name, **given)
