@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     wrong = [*anomalies.find(figures, places.leaks(found), info), *_compared(figures, against)]
     about = _about(data, info)
     out.delete([ANOMALIES])  # written last: a folder without it is not finished
-    out.write("flags.txt", FLAGS.flags_into_string().encode())
+    out.write("flags.txt", options.as_text(FLAGS, rest).encode())
     out.write(STATISTICS, protos.to_text(protos.statistics(figures)))
     out.write(SCHEMA, protos.to_text(schema.infer(figures[ALL])))
     page = overview.page(about, figures, places.blocks(found), totals.thumbnails, wrong)

@@ -151,17 +151,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(estimate.told(plan.make(source, wanted), source, wanted, _EE_MAX_CONCURRENT.value))
         return
     options.check_reachable("out", _OUT.value, beam_options)
-    _export(Folder(_OUT.value), source, wanted, beam_options)
+    _export(Folder(_OUT.value), source, wanted, beam_options, options.as_text(FLAGS, rest))
 
 
-def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: PipelineOptions) -> None:
+def _export(out: Folder, source: SceneSource, wanted: Settings, beam_options: PipelineOptions, flags_text: str) -> None:
     """Begins an export or continues one, and finishes it."""
     identity = settings.identity(wanted)
     folder = exports.workplace(out, overwrite=_OVERWRITE.value)
     export = exports.find(folder, identity, overwrite=_OVERWRITE.value)
     if export is None:
         planned = plan.make(source, wanted)
-        export = exports.begin(folder, identity, _about(wanted, planned), planned, FLAGS.flags_into_string())
+        export = exports.begin(folder, identity, _about(wanted, planned), planned, flags_text)
     made = shards.manifests(folder, export.tasks)
     todo = exports.unfinished(export, made, _RETRY_DEAD.value)
     if not todo and folder is out and exports.is_finished(folder):

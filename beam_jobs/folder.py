@@ -55,6 +55,10 @@ def _told(error: Exception, folder: "Folder", lasting: bool) -> StorageError:
     return told
 
 
+def _lasts(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in LASTING
+
+
 def _patient(method: Callable[..., _Result]) -> Callable[..., _Result]:
     """A method of `Folder` that tries again, and ends in a `StorageError`; that a file is not there is an answer."""
 
@@ -63,12 +67,11 @@ def _patient(method: Callable[..., _Result]) -> Callable[..., _Result]:
         for attempt in range(ATTEMPTS):
             try:
                 return method(self, *args)
-            except (FileNotFoundError, ValueError):
+            except (FileNotFoundError, StorageError):
                 raise
             except Exception as error:  # each filesystem raises what it likes
-                lasting = isinstance(error, OSError) and error.errno in LASTING
-                if lasting or attempt == ATTEMPTS - 1:
-                    raise _told(error, self, lasting) from error
+                if _lasts(error) or attempt == ATTEMPTS - 1:
+                    raise _told(error, self, _lasts(error)) from error
                 time.sleep(PAUSE_S * 2**attempt)
         raise AssertionError
 
@@ -95,12 +98,18 @@ class Folder:
     @property
     def _opened(self) -> tuple[fsspec.AbstractFileSystem, str]:
         """The filesystem, of which fsspec keeps one a process, and the folder's path in it."""
-        fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        try:
+            fs, root = fsspec.core.url_to_fs(self.url, use_listings_cache=False)
+        except (ValueError, ImportError) as error:  # of no known kind, or one whose library is not installed
+            raise _told(error, self, lasting=True) from error
         return fs, root.rstrip("/")
 
     def _find(self, name: str) -> tuple[fsspec.AbstractFileSystem, str]:
         if any(part in ("", ".", "..") for part in name.split("/")):
-            raise ValueError(f"expected a name below the folder, such as train/00000.gz. Received: name={name!r}")
+            raise StorageError(
+                "expected the name of a file below the folder, such as train/00000.gz; rename it. "
+                f"Received: name={name!r} in {self}"
+            )
         fs, root = self._opened
         return fs, f"{root}/{name}"
 
@@ -123,7 +132,8 @@ class Folder:
                 place.rmdir()
         except Exception as error:  # each filesystem and its credentials raise what they like
             missing = isinstance(error, FileNotFoundError) and "://" in self.url
-            reason = "there is no such bucket" if missing else str(error) or type(error).__name__
+            cause = (isinstance(error, StorageError) and error.__cause__) or error
+            reason = "there is no such bucket" if missing else str(cause) or type(cause).__name__
             raise FlagError(
                 f"nothing can be written there ({reason}); choose another --out. Received: out={self}"
             ) from error
@@ -134,11 +144,17 @@ class Folder:
         Args:
           name: of the file.
           content: of the file; or the chunks of it, which cannot be tried a second time.
+
+        Raises:
+          StorageError: it cannot be written.
         """
         if isinstance(content, bytes):
             _patient(Folder._write)(self, name, [content])
         else:
-            self._write(name, content)
+            try:
+                self._write(name, content)
+            except OSError as error:
+                raise _told(error, self, _lasts(error)) from error
 
     def _write(self, name: str, chunks: Iterable[bytes]) -> None:
         fs, path = self._find(name)

@@ -4,10 +4,10 @@ r"""Scenes by the thousand: a list of Landsat scenes in, Cloud Optimized GeoTIFF
     harmonize scenes --scenes=scenes.txt --model=runs/one/serving/subpixel --out=products
     harmonize scenes --scenes=scenes.txt --target=models:8500 --model_name=subpixel --out=gs://BUCKET/products
 
-The list has a scene a line: whatever `harmonize scene` takes. OUT/NAME/ has each one's products, named by the last part
-of its path. Flags that are not listed here go to Beam: `--runner=DataflowRunner --max_num_workers=8`. Without a runner
-the job runs in this process. The same command continues a job that was stopped, makes again what had failed, and makes
-nothing twice. docs/scaling.md tells more.
+The list has a scene a line: whatever `harmonize scene` takes, and perhaps a tab and a Sentinel-2 tile. OUT/NAME/ has
+each one's products, named by the last part of its path. Flags that are not listed here go to Beam:
+`--runner=DataflowRunner --max_num_workers=8`. Without a runner the job runs in this process. The same command continues
+a job that was stopped, makes again what had failed, and makes nothing twice. docs/scaling.md tells more.
 """
 
 import contextlib
@@ -31,14 +31,30 @@ from harmonize_tf.errors import FlagError
 
 FLAGS = flags.FlagValues()
 _SCENES = flags.DEFINE_string(
-    "scenes", None, "Text file with a scene a line: a folder, manifest or URL; `#` before a comment.", flag_values=FLAGS
+    "scenes",
+    None,
+    "Text file with a scene a line: a folder, manifest or URL, perhaps a tab and a Sentinel-2 tile; "
+    "lines that begin with `#` are comments.",
+    flag_values=FLAGS,
 )
 _OUT = flags.DEFINE_string("out", None, "Folder of the products, a path or gs://BUCKET/PATH.", flag_values=FLAGS)
 _MODEL = flags.DEFINE_string(
     "model", None, "Exported model, RUN/serving/NAME (its newest version) or one version.", flag_values=FLAGS
 )
-_TARGET = flags.DEFINE_string("target", None, "Servers to ask instead, host:port.", flag_values=FLAGS)
+_TARGET = flags.DEFINE_string(
+    "target", None, "Server to ask instead, host:port; several separated by commas take turns.", flag_values=FLAGS
+)
 _MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name on the servers.", flag_values=FLAGS)
+_MODEL_LABEL = flags.DEFINE_string(
+    "model_label", None, "Label of the version to ask, such as stable; the newest by default.", flag_values=FLAGS
+)
+_TLS_CA = flags.DEFINE_string(
+    "tls_ca", None, "PEM file of those who sign the servers' certificate; TLS is then spoken.", flag_values=FLAGS
+)
+_TLS_CERTIFICATE = flags.DEFINE_string(
+    "tls_certificate", None, "PEM file by which the client shows who it is, where servers ask.", flag_values=FLAGS
+)
+_TLS_KEY = flags.DEFINE_string("tls_key", None, "PEM file with its private key.", flag_values=FLAGS)
 _MAX_DEAD_FRACTION = flags.DEFINE_float(
     "max_dead_fraction", 0.01, "Greatest share of scenes that may have failed.", 0, 1, flag_values=FLAGS
 )
@@ -64,14 +80,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         options.check_reachable("scenes", task.path, beam_options)
     out = Folder(_OUT.value)
     out.check_writable()
-    model = ServedModel(_TARGET.value, _MODEL_NAME.value) if _TARGET.value else ExportedModel.newest(_MODEL.value)
+    model = _model()
     identity = model.identity()
     made, _ = outcomes.survey(out, tasks, identity)
     todo = [task for task in tasks if task.name not in made]
     if made:
         _log.info("%d of %d scenes are there already", len(made), len(tasks))
     if todo:
-        _make(out, todo, Job(out, model), beam_options)
+        _make(out, todo, Job(out, model), beam_options, options.as_text(FLAGS, rest))
     told = outcomes.finish(out, tasks, todo, identity, _MAX_DEAD_FRACTION.value)
     _log.info("%s: %s", out, _told(told))
 
@@ -87,11 +103,18 @@ def add_to(pipeline: beam.Pipeline, job: Job) -> None:
     )
 
 
-def _make(out: Folder, todo: Sequence[Task], job: Job, beam_options: PipelineOptions) -> None:
+def _model() -> ExportedModel | ServedModel:
+    if _MODEL.value:
+        return ExportedModel.newest(_MODEL.value)
+    pem = {"ca": _TLS_CA.value, "certificate": _TLS_CERTIFICATE.value, "key": _TLS_KEY.value}
+    return ServedModel(_TARGET.value, _MODEL_NAME.value, _MODEL_LABEL.value, **pem)
+
+
+def _make(out: Folder, todo: Sequence[Task], job: Job, beam_options: PipelineOptions, flags_text: str) -> None:
     """Runs the pipeline."""
     out.delete([outcomes.SCENES])
     out.tidy()
-    out.write(outcomes.FLAGS, FLAGS.flags_into_string().encode())
+    out.write(outcomes.FLAGS, flags_text.encode())
     scene_list.write(out, TODO, todo)
     stop = stoppable() if options.in_this_process(beam_options) else contextlib.nullcontext()
     shown = progress.show("scenes", len(todo), "scenes")

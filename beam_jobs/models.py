@@ -12,12 +12,10 @@ from collections.abc import Iterator, Mapping
 
 import harmonize_tf
 from beam_jobs.folder import Folder
-from harmonize_tf import manifest, predictors
+from harmonize_tf import manifest, predictors, versions
 from harmonize_tf.errors import ModelError
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.products import Predictor
-
-SAVED_MODEL = "saved_model.pb"
 
 
 def identity(told: Manifest, version: str | int) -> dict[str, str]:
@@ -45,15 +43,13 @@ class ExportedModel:
         """
         folder = Folder(directory)
         sizes = folder.sizes()
-        found = [name.split("/")[0] for name in sizes if name.endswith(f"/{SAVED_MODEL}") and name.count("/") == 1]
-        numbers = [int(name) for name in found if name.isdecimal()]
-        newest = next((name for name in found if numbers and name.isdecimal() and int(name) == max(numbers)), "")
-        if not newest and SAVED_MODEL not in sizes:
+        found = versions.complete(sizes)
+        if not found and versions.SAVED_MODEL not in sizes:
             raise ModelError(
                 "expected a SavedModel, or a folder with numbered versions of one; export one with `harmonize push`. "
                 f"Received: model={directory}"
             )
-        return cls(f"{folder}/{newest}".rstrip("/"))
+        return cls([str(folder), *(f"{folder}/{name}" for name in found.values())][-1])
 
     def identity(self) -> dict[str, str]:
         """See the function of that name.
@@ -91,12 +87,20 @@ class ServedModel:
     """A model that servers run.
 
     Attributes:
-      target: host:port.
+      target: host:port, or several separated by commas.
       name: the model's name there.
+      label: of the version; None: the newest.
+      ca: PEM file of those who sign the servers' certificate, where each process runs; likewise what follows.
+      certificate: PEM file by which the client shows who it is.
+      key: PEM file with its private key.
     """
 
     target: str
     name: str
+    label: str | None = None
+    ca: str | None = None
+    certificate: str | None = None
+    key: str | None = None
 
     def identity(self) -> Mapping[str, str]:
         """See the function of that name.
@@ -109,4 +113,6 @@ class ServedModel:
 
     def open(self) -> contextlib.AbstractContextManager[Predictor]:
         """Connects; the version found is kept to until the context ends."""
-        return predictors.served(self.target, self.name)
+        told = {"label": self.label, "ca": self.ca, "certificate": self.certificate, "key": self.key}
+        given = {name: value for name, value in told.items() if value}
+        return predictors.served(self.target, self.name, **given)

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 import apache_beam as beam
+from absl import flags
 from apache_beam.options.pipeline_options import (
     DebugOptions,
     DirectOptions,
@@ -60,6 +61,11 @@ def pipeline_options(argv: Sequence[str], threads: int, known: Iterable[str]) ->
     if on_dataflow(options) and debug.number_of_worker_harness_threads is None:
         debug.number_of_worker_harness_threads = DATAFLOW_THREADS
     return options
+
+
+def as_text(own: flags.FlagValues, argv: Sequence[str]) -> str:
+    """A command's own flags in force and those for Beam, as `--flagfile` reads them."""
+    return own.flags_into_string() + "".join(f"{each}\n" for each in argv)
 
 
 def beam_flags() -> set[str]:

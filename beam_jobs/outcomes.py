@@ -24,12 +24,12 @@ OUTCOMES, DEAD, SCENES, FLAGS = "_outcomes", "dead.jsonl", "scenes.json", "flags
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a scene: products, or a reason why there are none.
+    """What became of a scene: products, or a reason why there are none; neither while they are being replaced.
 
     Attributes:
-      scene: its path, without what a URL may have after `?`.
-      identity: of the model (`models.identity`); empty where none was asked.
-      files: bytes of each product by its name in the folder.
+      scene: its path, without what is secret in a URL.
+      identity: of the model (`models.identity`) that made the products; empty where it is dead.
+      files: bytes of each product by its name in the folder; where it is dead, of those that an earlier job made.
       pixels: of the product, at 10 m.
       seconds: wall time from the first read to the last file stored.
       kind: "transient" or "permanent" where it is dead; empty where it was made.
@@ -84,10 +84,13 @@ def _parse(content: bytes) -> Outcome | None:
 
 
 def begin(folder: Folder, task: Task) -> list[str]:
-    """Forgets what became of a scene, whose products are to be replaced, and returns the names of those."""
+    """Forgets what became of a scene but for its files, which are to be replaced, and returns their names."""
     known = of(folder, task)
-    folder.delete([_file(task)])
-    return list(known.files) if known else []
+    if not known or not known.files:
+        folder.delete([_file(task)])
+        return []
+    store(folder, task, Outcome(task.scene, files=known.files))
+    return list(known.files)
 
 
 def store(folder: Folder, task: Task, outcome: Outcome) -> None:

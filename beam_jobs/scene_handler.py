@@ -127,6 +127,8 @@ class Maker:
                 raise CancelledError from error
             _log.exception("scene %s", task.scene)
             outcome = _dead(task, PERMANENT, f"{error!r}\n{traceback.format_exc()}")
+        if earlier := outcomes.of(self._job.folder, task):  # its products stay until others replace them
+            outcome = dataclasses.replace(outcome, files=earlier.files)
         outcomes.store(self._job.folder, task, outcome)
         return outcome
 
@@ -181,5 +183,6 @@ def _scene(source: GeoTiffSource, task: Task) -> Scene:
 
 
 def _dead(task: Task, kind: str, error: str) -> Outcome:
-    signature = task.path.partition("?")[2] if "://" in task.path else ""
-    return Outcome(task.scene, kind=kind, error=error.replace(signature, "...") if signature else error)
+    for secret in task.secrets:
+        error = error.replace(secret, "...")
+    return Outcome(task.scene, kind=kind, error=error)

@@ -10,8 +10,9 @@ from beam_jobs.folder import Folder, StorageError
 from harmonize_tf.errors import FlagError
 from harmonize_tf.mgrs import mgrs_tile
 
-# What a path may end in that is no part of a scene's name.
-_ENDINGS = re.compile(r"(/manifest\.json|_MTL\.(txt|json)|\.json|\.tar|\.tar\.gz|\.tgz)$", re.IGNORECASE)
+# What a path may end in that is no part of a scene's name; so no scene has the name of a file of the job's own either.
+_ENDINGS = re.compile(r"(/manifest\.json|_MTL\.(txt|json)|\.(txt|jsonl?|tar|tar\.gz|tgz))+$", re.IGNORECASE)
+_SECRETS = re.compile(r"(?<=://)[^/?]*@|(?<=\?).+")  # of a URL: user and password, signature
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 LONGEST = 100  # characters of a name, of the 255 that filesystems take, endings and what is written aside included
 
@@ -32,13 +33,18 @@ class Task:
 
     @property
     def scene(self) -> str:
-        """Its line, without the query of a URL: a signature, which nobody else should see and which changes."""
-        path = self.path.partition("?")[0] if "://" in self.path else self.path
+        """Its line, without what nobody else should see of a URL, and which changes."""
+        path = _SECRETS.sub("", self.path).removesuffix("?") if "://" in self.path else self.path
         return f"{path}\t{self.tile}" if self.tile else path
+
+    @property
+    def secrets(self) -> list[str]:
+        """Parts of the path that must not be written down where they stay."""
+        return _SECRETS.findall(self.path) if "://" in self.path else []
 
 
 def read(path: str) -> list[Task]:
-    """Reads a list of scenes, one a line: a path or URL, perhaps a tab and a tile; `#` before a comment.
+    """Reads a list with a scene a line: a path or URL, perhaps a tab and a tile. Lines that begin with # are comments.
 
     Args:
       path: of the list, on this machine or in a bucket. Relative paths in it start at the working directory.

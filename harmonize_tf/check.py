@@ -17,7 +17,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from absl import flags
 
-from harmonize_tf import command, pairing, patches
+from harmonize_tf import command, pairing, patches, versions
 from harmonize_tf.errors import FlagError, HarmonizeError, ModelError, SceneError
 from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
@@ -213,9 +213,8 @@ def _model_manifest(path: pathlib.Path) -> pathlib.Path | None:
     """The file that describes a model: a .keras file itself, or a version's (the latest one's) manifest."""
     if path.suffix == ".keras":
         return path
-    versions = [p for p in path.iterdir() if p.name.isdecimal()] if path.is_dir() else []
-    folders = [path, *sorted(versions, key=lambda p: -int(p.name))]
-    return next((f / MANIFEST_FILE for f in folders if (f / MANIFEST_FILE).is_file()), None)
+    version = versions.newest(path)
+    return version / MANIFEST_FILE if (version / versions.SAVED_MODEL).is_file() else None
 
 
 def _model(path: pathlib.Path, manifest: pathlib.Path, report: Report) -> Model:

@@ -2,26 +2,29 @@
 
 import json
 import pathlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from harmonize_tf import artifacts, blessing, pages, workflow
+from harmonize_tf import artifacts, blessing, pages, versions, workflow
 from harmonize_tf.blessing import Blessing
 from harmonize_tf.errors import ModelError
 from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
+from harmonize_tf.workflow import Step
 
 FILE = "lineage.html"
 
 _TEMPLATE = pathlib.Path(__file__).with_name("lineage.html.jinja")
 
 
-def write(run: pathlib.Path, name: str) -> pathlib.Path:
+def write(run: pathlib.Path, name: str, steps: Sequence[Step], log_dir: pathlib.Path) -> pathlib.Path:
     """Writes the page of the newest version.
 
     Args:
       run: folder of `harmonize run`.
       name: the model's name on servers.
+      steps: that have been run.
+      log_dir: what came of them lies there.
 
     Returns:
       The page.
@@ -30,20 +33,21 @@ def write(run: pathlib.Path, name: str) -> pathlib.Path:
       ModelError: nothing has been pushed there, or blessing.json is damaged.
     """
     path = run / FILE
-    page = pages.render(_TEMPLATE, title=f"{name}: where it comes from", sections=_sections(run, name))
+    sections = [*_sections(run, name), ("Steps", _steps(steps, log_dir))]
+    page = pages.render(_TEMPLATE, title=f"{name}: where it comes from", sections=sections)
     artifacts.write(path, page)
     return path
 
 
 def _sections(run: pathlib.Path, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """What is told of each artifact, the served version first."""
-    pushed = run.glob(f"serving/{name}/*/{MANIFEST_FILE}")
-    found = sorted((path for path in pushed if path.parts[-3].isdecimal()), key=lambda path: int(path.parts[-3]))
-    if not found:
-        raise ModelError(f"nothing has been pushed there. Received: {run / 'serving' / name}")
-    manifest = Manifest.from_json(found[-1].read_bytes())
+    served = run / "serving" / name
+    version = versions.newest(served)
+    if version == served:
+        raise ModelError(f"nothing has been pushed there. Received: {served}")
+    manifest = Manifest.from_json((version / MANIFEST_FILE).read_bytes())
     made = manifest.provenance
-    yield f"Served: {found[-1].parts[-3]}", {
+    yield f"Served: {version.name}", {
         "bands": ", ".join(manifest.bands), "level": manifest.level, "package": manifest.package_version,
         "model": made.get("model", ""), "SHA-256 of the model": made.get("sha256", ""),
     }  # fmt: skip
@@ -67,18 +71,15 @@ def _sections(run: pathlib.Path, name: str) -> Iterator[tuple[str, Mapping[str, 
             "records": info["plan_sha256"], "package": info["package_version"],
         }  # fmt: skip
     yield "Made of the scenes", _scenes(run / "examples" / "plan.jsonl")
-    yield (
-        "Steps",
-        {
-            f"{number}. {step['step']}": f"{step['ended']}, harmonize {step['step']} {' '.join(step['flags'])}"
-            for number, file in enumerate(_logs(run), 1)
-            if (step := workflow.read(file)).get("ended")
-        },
-    )
 
 
-def _logs(run: pathlib.Path) -> list[pathlib.Path]:
-    return sorted((run / "log").glob("*-*.json"), key=lambda path: int(path.name.split("-")[0]))
+def _steps(steps: Sequence[Step], log_dir: pathlib.Path) -> dict[str, str]:
+    """When each step ended, and its command."""
+    return {
+        f"{number}. {step.name}": f"{ran['ended']}, harmonize {step.name} {' '.join(ran['flags'])}"
+        for number, step in enumerate(steps, 1)
+        if (ran := workflow.read(workflow.record(log_dir, step.label))).get("ended")
+    }
 
 
 def _scenes(plan: pathlib.Path) -> dict[str, str]:

@@ -51,8 +51,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     run = pathlib.Path(_RUN.value)
     told = {name: FLAGS[name].value for name in STEPS}
     command.write_flags(FLAGS, run / "flags.txt")
-    workflow.run(steps(run, _NAME.value, told, _BUCKET.value), run / LOG)
-    _log.info("from the served model back to the scenes: %s", lineage.write(run, _NAME.value))
+    made = steps(run, _NAME.value, told, _BUCKET.value)
+    workflow.run(made, run / LOG)
+    _log.info("from the served model back to the scenes: %s", lineage.write(run, _NAME.value, made, run / LOG))
 
 
 def steps(run: pathlib.Path, name: str, told: Mapping[str, Sequence[str]], bucket: str | None = None) -> list[Step]:
@@ -64,7 +65,7 @@ def steps(run: pathlib.Path, name: str, told: Mapping[str, Sequence[str]], bucke
       told: for any of `STEPS` flags of its command.
       bucket: where Beam's steps write, if not in `run`.
     """
-    made = bucket or str(run)
+    made = bucket.rstrip("/") if bucket else str(run)
     examples, model, serving = run / "examples", run / "training" / "model.keras", run / "serving" / name
     info, statistics = examples / "dataset_info.json", run / "statistics"
     report, blessing = run / "evaluation" / "report.html", run / "evaluation" / "blessing.json"
@@ -80,12 +81,12 @@ def steps(run: pathlib.Path, name: str, told: Mapping[str, Sequence[str]], bucke
     written = [[info], [statistics / "statistics.pbtxt"]]
     if bucket:
         # Whether export and statistics ran anew shows in what their steps leave in the log.
-        ran = [run / LOG / "1-export.json", run / LOG / "2-statistics.json"]
+        ran = [workflow.record(run / LOG, step) for step in STEPS[:2]]
         beam = [
             Step("export", given["export"]),
             Step("statistics", given["statistics"], ran[:1]),
-            Step("fetch", [f"{made}/examples", str(examples)], ran[:1], written[0]),
-            Step("fetch", [f"{made}/statistics", str(statistics)], ran[1:], written[1]),
+            Step("fetch", [f"{made}/examples", str(examples)], ran[:1], written[0], title="fetch-examples"),
+            Step("fetch", [f"{made}/statistics", str(statistics)], ran[1:], written[1], title="fetch-statistics"),
         ]
     else:
         beam = [

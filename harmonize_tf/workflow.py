@@ -36,6 +36,7 @@ class Step:
       service: command that serves while the step runs; "{address}" in `flags` becomes where it does.
       owned: folder that is this step's alone. What was made there by other flags or from other inputs is put aside,
         and deleted once there is something in its place; what was only interrupted stays, to be gone on from.
+      title: tells it in the log from other steps of the same command.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Step:
     outputs: Sequence[pathlib.Path] = ()
     service: "Step | None" = None
     owned: pathlib.Path | None = None
+    title: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its name in the log."""
+        return self.title or self.name
 
     @property
     def argv(self) -> list[str]:
@@ -89,8 +96,8 @@ def run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
 
     Args:
       steps: each may use what those before it wrote.
-      log_dir: for each step what it said, `N-NAME.log`, what its service said, `N-NAME.SERVICE.log`, and what came of
-        it, `N-NAME.json`.
+      log_dir: for each step what it said, `LABEL.log`, what its service said, `LABEL.SERVICE.log`, and what came
+        of it, `LABEL.json`.
 
     Raises:
       HarmonizeError: a step failed; it has said why itself.
@@ -102,7 +109,7 @@ def run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
 
 def _run(steps: Sequence[Step], log_dir: pathlib.Path) -> None:
     for number, step in enumerate(steps, 1):
-        file, where = log_dir / f"{number}-{step.name}.json", f"[{number}/{len(steps)}]"
+        file, where = record(log_dir, step.label), f"[{number}/{len(steps)}]"
         fingerprint, before = step.fingerprint(), read(file)
         missing = [path for path in step.outputs if not path.exists()]
         if not missing and before.get("status") == 0 and before["fingerprint"] == fingerprint:
@@ -153,6 +160,11 @@ def _stoppable() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+def record(log_dir: pathlib.Path, label: str) -> pathlib.Path:
+    """The file that tells what came of the step of that label, wherever in a run it stands."""
+    return log_dir / f"{label}.json"
 
 
 def read(file: pathlib.Path) -> dict[str, Any]:

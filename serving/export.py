@@ -24,7 +24,7 @@ import tensorflow as tf
 from absl import flags
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from harmonize_tf import artifacts, blessing, command, records
+from harmonize_tf import artifacts, blessing, command, records, versions
 from harmonize_tf.blessing import Blessing
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.manifest import FILE as MANIFEST_FILE
@@ -33,7 +33,6 @@ from harmonize_tf.models.harmonizer import Harmonizer, load
 from harmonize_tf.precision import fastest
 from harmonize_tf.sensors import BANDS
 from serving import signatures, tensors
-from serving.model_store import versions
 from serving.servable import WARMUP_FILE
 
 # Not float16: a detail beyond its range, which a cloud brings, would be infinite.
@@ -97,7 +96,7 @@ def export_harmonizer(
     harmonizer = harmonizer.in_precision(precision)
     manifest = describe(harmonizer, name or directory.name, provenance or {})
     _check_successor(manifest, directory)
-    version = max(int(time.time()), max(_taken(directory), default=0) + 1)
+    version = max(int(time.time()), max(versions.numbered(path.name for path in directory.glob("*")), default=0) + 1)
     aside = directory / f"exporting-{version}"
     made = [path for path in (directory, *directory.parents) if not path.exists()]
     try:
@@ -158,9 +157,8 @@ def describe(harmonizer: Harmonizer, name: str, provenance: Mapping[str, str]) -
 
 def _check_successor(manifest: Manifest, directory: pathlib.Path) -> None:
     """A server replaces a version by the next under the same name; clients may rely on what they are asked for."""
-    found = versions(directory)
-    path = found[max(found)] / MANIFEST_FILE if found else None
-    if path is None or not path.is_file():
+    path = versions.newest(directory) / MANIFEST_FILE
+    if not path.is_file():
         return
     last = Manifest.from_json(path.read_bytes())
     for field in ("bands", "level", "uses_pan", "consistency", "nir"):
@@ -170,10 +168,6 @@ def _check_successor(manifest: Manifest, directory: pathlib.Path) -> None:
                 f"Received: {field}={getattr(manifest, field)}. Export it into a folder of its own instead of "
                 f"{directory}."
             )
-
-
-def _taken(directory: pathlib.Path) -> list[int]:
-    return [int(path.name) for path in directory.glob("*") if path.name.isdecimal()]
 
 
 def _write(harmonizer: Harmonizer, manifest: Manifest, path: pathlib.Path, warmup_size: int) -> None:

@@ -5,11 +5,11 @@ import pathlib
 
 import numpy as np
 
+from harmonize_tf import versions
 from harmonize_tf.errors import ModelError
 from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.precision import fastest
-from serving.model_store import versions
 from serving.servable import RequestError, Servable
 
 _log = logging.getLogger("harmonize.serving")
@@ -34,9 +34,8 @@ class LocalPredictor:
           ModelError: there is no model, or it was not exported by `harmonize push`.
         """
         directory = pathlib.Path(directory)
-        found = versions(directory)
-        self.path = found[max(found)] if found else directory
-        if not (self.path / "saved_model.pb").is_file():
+        self.path = versions.newest(directory)
+        if not (self.path / versions.SAVED_MODEL).is_file():
             raise ModelError(
                 "expected a SavedModel, or a folder with numbered versions of one. "
                 f"Received: model={directory}. Export one with `harmonize push --serving_dir={directory}`."

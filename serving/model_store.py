@@ -18,28 +18,13 @@ from concurrent import futures
 import grpc
 from tensorflow_serving.config import model_server_config_pb2
 
+from harmonize_tf import versions
 from harmonize_tf.errors import ModelError
 from serving import server_config
 from serving.servable import RequestError, Servable
 
 _log = logging.getLogger("harmonize.serving")
 _LOAD_THREADS = 2
-_LARGEST_VERSION = 2**63 - 1  # int64
-
-
-def versions(base_path: pathlib.Path) -> dict[int, pathlib.Path]:
-    """Versions under a model's folder, oldest first: children with numeric names that hold a SavedModel.
-
-    A folder without `saved_model.pb` is being copied and is passed over until it is there.
-    """
-    found = {number: path for number, path in _numbered(base_path) if (path / "saved_model.pb").is_file()}
-    return dict(sorted(found.items()))
-
-
-def _numbered(base_path: pathlib.Path) -> Iterator[tuple[int, pathlib.Path]]:
-    for path in base_path.glob("*"):
-        if path.name.isdecimal() and int(path.name) <= _LARGEST_VERSION:
-            yield int(path.name), path
 
 
 class State(enum.IntEnum):
@@ -268,8 +253,8 @@ class ModelStore:
         if model is None:
             return {}
         base_path = pathlib.Path(model.base_path)
-        found = versions(base_path)
-        if not base_path.is_dir() or (not found and any(_numbered(base_path))):
+        found = versions.find(base_path)
+        if not base_path.is_dir() or (not found and versions.numbered(path.name for path in base_path.glob("*"))):
             return None
         return {number: found[number] for number in server_config.aspired(model.model_version_policy, found)}
 

@@ -16,14 +16,13 @@ import numpy as np
 from absl import flags
 from tensorflow.core.protobuf import saved_model_pb2
 
-from harmonize_tf import command
+from harmonize_tf import command, versions
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
 from harmonize_tf.sensors import CODE
 from serving import tensors
 from serving.client import Client
-from serving.model_store import versions
 from serving.servable import RequestError, Servable, warmup_logs
 
 FLAGS = flags.FlagValues()
@@ -101,7 +100,7 @@ def _compare(what: str, actual: np.ndarray | None, expected: np.ndarray, codes: 
 
 def _check_not_compiled(path: pathlib.Path) -> None:
     """Here XLA is at hand; a server refuses such functions unless it was started with a flag for it."""
-    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    saved = saved_model_pb2.SavedModel.FromString((path / versions.SAVED_MODEL).read_bytes())
     for graph in (meta_graph.graph_def for meta_graph in saved.meta_graphs):
         functions = {f.signature.name: [f.attr, *(node.attr for node in f.node_def)] for f in graph.library.function}
         functions[""] = [node.attr for node in graph.node]
@@ -128,8 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     paths = command.parse(FLAGS, argv)
     if len(paths) != 1:
         raise FlagError(f"expected one folder, a version's or a model's. Received: {' '.join(paths) or 'none'}")
-    found = versions(pathlib.Path(paths[0]))
-    path = found[max(found)] if found else pathlib.Path(paths[0])
+    path = versions.newest(pathlib.Path(paths[0]))
     if not _TARGET.value:
         verify(path)
     else:

@@ -21,6 +21,7 @@ def model(folder, bands=FOUR, level="toa", uses_pan=True):
     assets = folder / "7" / "assets.extra"
     assets.mkdir(parents=True)
     (assets / "harmonize.json").write_text(manifest.to_json())
+    (folder / "7" / "saved_model.pb").touch()
     return folder
 
 

@@ -41,6 +41,7 @@ if name == "evaluate":
 if name == "push":
     out = pathlib.Path(flag["serving_dir"]); version = out / str(len(list(out.glob("*"))) + 1) / "assets.extra"
     version.mkdir(parents=True); (version / "harmonize.json").write_text(MANIFEST)
+    (version.parent / "saved_model.pb").write_text("")
 if name == "serve":
     print("serving at here:1", flush=True); import time; time.sleep(60)
 if name == "verify":
@@ -60,9 +61,11 @@ def done(folder, *flags):
     before = {path: path.read_text() for path in (folder / "log").glob("*.json")}
     run.main([f"--run={folder}", "--name=m", *flags])
     after = {path: path.read_text() for path in (folder / "log").glob("*.json")}
-    return [workflow.read(path)["step"] for path in sorted(after) if after[path] != before.get(path)]
+    ran = [workflow.read(path) for path in after if after[path] != before.get(path)]
+    return [one["step"] for one in sorted(ran, key=lambda one: ORDER.index(one["step"]))]
 
 
+ORDER = ["export", "statistics", "fetch", "train", "evaluate", "push", "verify"]
 ALL = ["export", "statistics", "train", "evaluate", "push", "verify"]
 
 
@@ -91,7 +94,8 @@ def test_what_beam_makes_in_a_bucket_is_fetched_when_it_was_made_anew(commands, 
 def test_a_step_that_refuses_ends_the_run_and_nothing_after_it_is_done(commands, tmp_path, number, step):
     with pytest.raises(HarmonizeError, match=f"{step}, ended with status 3"):
         run.main([f"--run={tmp_path}", f"--{step}=--fail"])
-    assert [path.stem.split("-")[1] for path in sorted((tmp_path / "log").glob("*.json"))][-1] == step
+    ran = {path.stem for path in (tmp_path / "log").glob("*.json")}
+    assert ran == set(ALL[: ALL.index(step) + 1])
     assert not (tmp_path / "lineage.html").exists()
 
 
@@ -101,6 +105,18 @@ def test_the_page_leads_from_the_version_back_to_the_scenes(commands, tmp_path):
     for told in ("Served: 1", "Blessed: m", "it is good", "f00", "L &lt;1&gt;", "S1", "--source=stub"):
         assert told in page
     assert re.search("<(script|link|img)", page) is None
+
+
+def test_a_run_that_goes_over_to_a_bucket_and_back_tells_of_its_own_steps_only(commands, tmp_path):
+    flags = ["--export=--source=stub"]
+    assert done(tmp_path, *flags) == ALL
+    assert done(tmp_path, *flags, f"--bucket=file://{tmp_path}/bucket/") == ORDER[:3] + ORDER[2:]
+    page = (tmp_path / "lineage.html").read_text()
+    assert f"file://{tmp_path}/bucket/examples" in page
+    assert re.findall(r">(\d)\. (\w+)<", page) == list(zip("12345678", ORDER[:3] + ORDER[2:], strict=True))
+    assert done(tmp_path, *flags) == ALL
+    page = (tmp_path / "lineage.html").read_text()
+    assert re.findall(r">(\d)\. (\w+)<", page) == list(zip("123456", ALL, strict=True))
 
 
 def test_a_folder_is_needed():

@@ -155,7 +155,7 @@ def test_what_a_step_says_and_what_came_of_it_is_kept(tmp_path, capfd):
     saying = python("import sys; print('to one'); print('to two', file=sys.stderr); sys.exit(int(sys.argv[1]))", ["4"])
     with pytest.raises(HarmonizeError, match="status 4"):
         workflow.run([saying], tmp_path)
-    (log,) = tmp_path.glob("1-*.log")
+    (log,) = tmp_path.glob("*.log")
     assert sorted(log.read_text().splitlines()) == ["to one", "to two"]
     assert "to one" in capfd.readouterr().out
     told = workflow.read(log.with_suffix(".json"))
@@ -172,7 +172,7 @@ def test_a_step_runs_beside_its_service_and_is_told_the_address(tmp_path):
     workflow.run([step], tmp_path / "log")
     workflow.run([step], tmp_path / "log")
     assert out.read_text() == "h:7"
-    assert (tmp_path / "log" / "1-python.python.log").read_text() == "look at this\n"
+    assert (tmp_path / "log" / "python.python.log").read_text() == "look at this\n"
 
 
 def test_a_service_that_ends_before_it_is_ready_is_an_error(tmp_path):

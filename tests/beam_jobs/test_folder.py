@@ -8,7 +8,7 @@ import uuid
 import cloud
 import pytest
 
-from beam_jobs.folder import Folder
+from beam_jobs.folder import Folder, StorageError
 from harmonize_tf.errors import FlagError
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -66,7 +66,7 @@ def test_a_writer_that_fails_half_way_leaves_what_was_there(folder):
 
     folder.write("old", b"old")
     for name in ("old", "new"):
-        with pytest.raises(OSError, match="no more"):
+        with pytest.raises(StorageError, match="no more"):
             folder.write(name, chunks())
     assert folder.read("old") == b"old"
     assert not folder.exists("new")
@@ -187,8 +187,17 @@ def test_a_folder_that_can_be_written_is_still_empty_when_it_was_checked(folder)
 @pytest.mark.parametrize("name", ["", "/a", "../a", "train/../../a", "a//b", "./a", "train/"])
 def test_names_stay_below_the_folder(folder, name):
     for use in (folder.read, folder.exists, lambda name: folder.write(name, b""), lambda name: folder.delete([name])):
-        with pytest.raises(ValueError, match="expected a name below the folder"):
+        with pytest.raises(StorageError, match="expected the name of a file below the folder"):
             use(name)
+
+
+def test_a_scheme_that_nobody_knows_is_told_at_once():
+    folder = Folder("nope://bucket/a")
+    for use in (folder.sizes, lambda: folder.read("b"), lambda: folder.write("b", b""), lambda: folder.delete(["b"])):
+        with pytest.raises(StorageError, match="not known: nope.*Received: nope://bucket/a"):
+            use()
+    with pytest.raises(FlagError, match=r"written there \(Protocol not known: nope\); choose another --out"):
+        folder.check_writable()
 
 
 def test_a_file_in_the_way_is_told(folder, where):

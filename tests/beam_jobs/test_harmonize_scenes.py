@@ -276,6 +276,48 @@ def test_a_new_version_makes_all_again_and_nothing_of_the_old_products_is_left(l
     assert not (tmp_path / "products/cedar/cedar_notes.json").exists()
 
 
+def test_what_a_dead_scene_keeps_of_an_older_model_goes_when_it_is_made_at_last(landsat, model, tmp_path):
+    MORE.append(described)
+    run(tmp_path, landsat, f"--model={model}")
+    MORE.clear()
+    push(model, 2)
+
+    def fail(path):
+        if path.stem == "cedar":
+            raise TransientError("the archive is away")
+
+    TROUBLE.append(fail)
+    unreadable = next((landsat / "birch").glob("*_MTL.txt"))
+    text = unreadable.read_text()
+    unreadable.write_text("GROUP = NONSENSE\n")
+    for _ in range(2):
+        run(tmp_path, landsat, f"--model={model}", "--max_dead_fraction=0.5")
+        assert set(dead(tmp_path)) == {"birch", "cedar"}
+    for name in ("birch", "cedar"):
+        assert (tmp_path / f"products/{name}/{name}_notes.json").exists()
+    TROUBLE.clear()
+    unreadable.write_text(text)
+    assert run(tmp_path, landsat, f"--model={model}")["made"] == 2
+    assert not list((tmp_path / "products").rglob("*_notes.json"))
+
+
+def test_a_job_that_is_killed_does_not_forget_what_the_older_model_has_left(landsat, model, tmp_path):
+    MORE.append(described)
+    run(tmp_path, landsat, f"--model={model}")
+    MORE.clear()
+    push(model, 2)
+
+    def kill(path):
+        raise MemoryError  # nothing is written down any more
+
+    TROUBLE.append(kill)
+    with pytest.raises(FlagError, match="ended early"):
+        run(tmp_path, landsat, f"--model={model}")
+    TROUBLE.clear()
+    assert run(tmp_path, landsat, f"--model={model}")["made"] == 4
+    assert not list((tmp_path / "products").rglob("*_notes.json"))
+
+
 def test_all_files_of_a_product_come_into_a_bucket_and_its_item_last(landsat, model, tmp_path, monkeypatch):
     stored, write = [], Folder._write
     monkeypatch.setattr(Folder, "_write", lambda self, name, x: (stored.append(name), write(self, name, x)))
@@ -364,14 +406,33 @@ def test_names_come_from_paths_and_signatures_of_urls_are_never_written_down(mod
         "LC08_1": "https://h/a/LC08_1_MTL.json?token=secret1",
         "LC09_2": "gs://b/LC09_2.tar",
         "a_b": f"{tmp_path}/a b/manifest.json",
+        "LC08_3": "http://someone:secret3@localhost:1/LC08_3.tar?sig=secret4",
     }
     again = "https://h/a/LC08_1_MTL.json?token=secret2"
     flags = [listed(tmp_path, *given.values(), again), f"--out={tmp_path / 'products'}", f"--model={model}"]
-    with pytest.raises(FlagError, match="3 of 3"):
+    with pytest.raises(FlagError, match="4 of 4"):
         harmonize_scenes.main(flags)
     found = files(tmp_path / "products")
     assert {f"_outcomes/{name}.json" for name in given} < set(found)
     assert not [name for name in found if "secret" in (tmp_path / "products" / name).read_text()]
+
+
+def test_no_scene_has_the_name_of_a_file_of_the_job(originals, model, tmp_path):
+    names = ["flags.txt", "dead.jsonl", "scenes.json", "scenes.json.json", "_outcomes", "_staging"]
+    for number, name in enumerate(names):
+        shutil.copytree(originals / "alder", tmp_path / f"landsat/{number}/{name}")
+    tasks = [
+        harmonize_scenes.scene_list.read(listed(tmp_path, path).partition("=")[2])[0].name
+        for path in (tmp_path / "landsat").glob("*/*")
+    ]
+    assert set(tasks) == {"flags", "dead", "scenes", "outcomes", "staging"}
+    flags = [listed(tmp_path, tmp_path / "landsat/0/flags.txt"), f"--out={tmp_path / 'products'}", f"--model={model}"]
+    harmonize_scenes.main([*flags, "--direct_num_workers=2", "--experiments=a", "--experiments", "b"])
+    told = (tmp_path / "products/flags.txt").read_text().splitlines()
+    assert told[-4:] == ["--direct_num_workers=2", "--experiments=a", "--experiments", "b"]
+    (tmp_path / "products/flags/flags.tif").unlink()
+    harmonize_scenes.main([f"--flagfile={tmp_path}/products/flags.txt"])
+    assert (tmp_path / "products/flags.txt").read_text().splitlines()[-4:] == told[-4:]
 
 
 @pytest.mark.parametrize(
@@ -399,6 +460,9 @@ def test_a_list_that_cannot_name_its_products_is_refused(paths, told, model, tmp
         (["--scenes={out}.txt", "--out={out}", "--model={model}"], FlagError, "a text file with a scene a line"),
         (["--scenes={list}", "--out={list}", "--model={model}"], FlagError, "nothing can be written there"),
         (["--scenes={list}", "--out={out}", "--model={out}"], ModelError, "a SavedModel"),
+        (["--scenes={list}", "--out={out}", "--model=nope://b/m"], HarmonizeError, "not known: nope"),
+        (["--scenes={list}", "--out=nope://b/m", "--model={model}"], FlagError, "not known: nope"),
+        (["--scenes=nope://b/m.txt", "--out={out}", "--model={model}"], FlagError, "not known: nope"),
         (["--scenes={list}", "--out={out}", "--model={model}", "--modle=b"], FlagError, "did you mean --model"),
     ],
 )
@@ -444,6 +508,23 @@ def test_a_server_that_goes_away_costs_the_scene_in_work_and_no_more_are_begun(l
     assert (told["made"], told["made_before"]) == (3, 1)
     assert dead(tmp_path) == {}
     assert run(tmp_path, landsat, f"--model={model}")["made"] == 0, "it is the same model"
+
+
+def test_servers_are_asked_for_a_label_over_tls(landsat, model, tmp_path, monkeypatch):
+    asked = []
+
+    def served(target, name, **more):
+        asked.append((target, name, more))
+        return contextlib.nullcontext(Nearest(model / "1"))
+
+    monkeypatch.setattr(predictors, "served", served)
+    target = ["--target=a:1,b:1", "--model_name=nearest"]
+    run(tmp_path, landsat, *target)
+    assert set(map(str, asked)) == {str(("a:1,b:1", "nearest", {}))}
+    pem = {"ca": "ca.pem", "certificate": "me.pem", "key": "me.key"}
+    asked.clear()
+    run(tmp_path, landsat, *target, "--model_label=stable", *(f"--tls_{name}={path}" for name, path in pem.items()))
+    assert asked == [("a:1,b:1", "nearest", {"label": "stable", **pem})]
 
 
 def test_a_server_gives_what_the_model_gives(landsat, tmp_path, monkeypatch):

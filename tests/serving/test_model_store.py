@@ -14,7 +14,7 @@ from tensorflow_serving.apis import prediction_log_pb2
 
 from harmonize_tf.errors import ModelError
 from serving import server_config
-from serving.model_store import ModelStore, State, versions
+from serving.model_store import ModelStore, State
 from serving.servable import WARMUP_FILE, RequestError, Servable
 
 POLL = 0.05
@@ -49,16 +49,6 @@ def add_version(base_path, number, change=lambda path: None):
 
 def states(store):
     return [(number, state) for number, state, _ in store.status("m")]
-
-
-def test_only_numbered_folders_with_a_saved_model_are_versions(tmp_path):
-    for name in ("2", "00010", "exporting-11", "x", "-3", "12", str(2**63)):
-        (tmp_path / name).mkdir()
-        if name != "12":
-            (tmp_path / name / "saved_model.pb").touch()
-    (tmp_path / "7").touch()
-    assert list(versions(tmp_path)) == [2, 10]
-    assert versions(tmp_path / "missing") == {}
 
 
 def test_the_newest_version_is_served_and_the_older_left_alone(base_path):
