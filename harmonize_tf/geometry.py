@@ -110,6 +110,7 @@ def sentinel_crs(crs: str, bounds: tuple[float, float, float, float]) -> str:
     if 32601 <= code <= 32660:
         return f"EPSG:{code + 100 if (bottom + top) / 2 < 0 else code}"
     west, south, east, north = rasterio.warp.transform_bounds(crs, "EPSG:4326", *bounds)
+    east += 360 * (east < west)  # across the antimeridian
     return f"EPSG:{utm_zone((west + east) / 2, (south + north) / 2)}"
 
 

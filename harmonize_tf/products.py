@@ -179,20 +179,21 @@ def _touched(scene: Scene, cells: Grid, plan: Sequence[Window]) -> list[Window]:
 
 
 def _made_of(source: SceneSource, scene: Scene, predictor: Predictor, grid: Grid, window: int) -> str:
-    """All that the pixels depend on. Of the scene's own a sample is looked at: scales can be corrected, files too."""
-    digest, native = hashlib.sha256(), scene.grid
-    bands = [band for band in scene.bands if scene.grids[band] == native]
-    for k in range(PROBES):
-        row, column = ((size - PROBE) * k // (PROBES - 1) for size in native.shape)
-        digest.update(source.read(scene, bands, native.window(row, column, PROBE, PROBE)).values.tobytes())
+    """All that the product depends on. Of the scene's pixels a sample is looked at: files are mended, too."""
+    digest, manifest = hashlib.sha256(), predictor.manifest
+    used = [*manifest.bands, *["pan"] * manifest.uses_pan]
+    for native in dict.fromkeys(scene.grids[band] for band in used):
+        bands = [band for band in used if scene.grids[band] == native]
+        for k in range(PROBES):
+            row, column = ((size - PROBE) * k // (PROBES - 1) for size in native.shape)
+            raster = source.read(scene, bands, native.window(row, column, PROBE, PROBE))
+            for array in (raster.values, raster.valid, raster.clear):
+                digest.update(array.tobytes())
     return artifacts.to_json(
         {
-            "package": harmonize_tf.__version__,
-            "scene": scene.id,
             "sample": digest.hexdigest(),
             "grids": {band: str(one) for band, one in scene.grids.items()},
-            "model": json.loads(predictor.manifest.to_json()),
-            "version": _version(predictor),
+            "tags": tags(scene, predictor),
             "grid": str(grid),
             "window": window,
         }
@@ -215,6 +216,7 @@ def _publish(product: Product, work: unfinished.Work, describe: Callable[[Mappin
     for name in ("path", "quality", "picture"):
         getattr(new, name).replace(getattr(product, name))
     artifacts.write(product.item, text)
+    artifacts.sync(product.picture, product.item, product.path.parent)
 
 
 def _item(scene: Scene, predictor: Predictor, image: Image, files: Mapping[str, pathlib.Path]) -> str:

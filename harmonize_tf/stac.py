@@ -14,11 +14,9 @@ from typing import Any
 import numpy as np
 import pystac
 import rasterio
-import rasterio.features
 import rasterio.warp
 import shapely
 import shapely.geometry
-from affine import Affine
 
 import harmonize_tf
 from harmonize_tf import artifacts, mgrs, quality, sensors
@@ -41,7 +39,6 @@ EXTENSIONS = {
     }.items()
 }
 COMMON_NAMES = {"swir1": "swir16", "swir2": "swir22"}  # of eo, where they are not the names here
-SIDE = 512  # longest side at which the outline of the data is looked at, pixels
 LAUNCH = datetime.datetime(2013, 2, 11, tzinfo=datetime.UTC)  # of Landsat 8, before which there was no OLI
 _SHA256 = "1220"  # multihash: the function's code and the digest's length, 32 bytes
 # Where USGS describes the scenes of Collection 2.
@@ -72,7 +69,7 @@ def item(
     made = pystac.Item(
         id=files["data"].stem,
         geometry=shapely.geometry.mapping(geometry),
-        bbox=list(geometry.bounds),
+        bbox=bounding_box(geometry),
         datetime=taken,
         # Not known is not possible in STAC: some time since Landsat 8 was launched.
         start_datetime=None if taken else LAUNCH,
@@ -94,18 +91,27 @@ def item(
 
 def outline(judged: pathlib.Path, grid: Grid) -> shapely.Geometry:
     """What lies around a product's data, in degrees: its convex hull, or the whole grid where there is no data."""
+    first, last = np.full(grid.shape[0], grid.shape[1]), np.zeros(grid.shape[0], int)  # columns with data, of each row
     with rasterio.open(judged) as image:
-        scale = min(1.0, SIDE / max(image.shape))
-        shape = tuple(max(1, round(size * scale)) for size in image.shape)
-        data = image.read(1, out_shape=shape) & quality.DATA
-        transform = image.transform @ Affine.scale(image.width / shape[1], image.height / shape[0])
-    whole, pixel = shapely.box(*grid.bounds), max(transform.a, -transform.e)
-    found = [shapely.geometry.shape(s) for s, _ in rasterio.features.shapes(data, data == 1, transform=transform)]
-    # A pixel more, since overviews show one of many; and no less than all data.
-    hull = shapely.unary_union(found).convex_hull.buffer(pixel if scale < 1 else 0, join_style="mitre")
-    ground = shapely.intersection(hull, whole).simplify(pixel / 2) if found else whole
+        for _, block in image.block_windows(1):
+            rows, columns = np.nonzero(image.read(1, window=block))
+            np.minimum.at(first, block.row_off + rows, block.col_off + columns)
+            np.maximum.at(last, block.row_off + rows, block.col_off + columns + 1)
+    rows = np.flatnonzero(last)
+    corners = [(side[rows], rows + down) for side in (first, last) for down in (0, 1)]
+    found = np.transpose(grid.transform @ np.concatenate(corners, axis=1))
+    ground = shapely.MultiPoint(found).convex_hull if len(found) else shapely.box(*grid.bounds)
     degrees = rasterio.warp.transform_geom(grid.crs, "EPSG:4326", shapely.segmentize(ground, 20_000), precision=6)
     return _within_180(shapely.geometry.shape(degrees))
+
+
+def bounding_box(geometry: shapely.Geometry) -> list[float]:
+    """West, south, east and north; west is greater than east across the antimeridian (RFC 7946, 5.2)."""
+    west, south, east, north = geometry.bounds
+    if isinstance(geometry, shapely.MultiPolygon):
+        sides = [part.bounds for part in geometry.geoms]
+        west, east = min(b[0] for b in sides if b[0] > 0), max(b[2] for b in sides if b[2] < 0)
+    return [west, south, east, north]
 
 
 def _within_180(polygon: shapely.Geometry) -> shapely.Geometry:
@@ -122,9 +128,9 @@ def _properties(scene: Scene, manifest: Manifest, version: str, grid: Grid) -> d
     software = {"harmonize_tf": harmonize_tf.__version__, manifest.name: version}
     angles = {
         "view:sun_elevation": 90 - scene.sun[0],
-        "view:sun_azimuth": scene.sun[1],
+        "view:sun_azimuth": scene.sun[1] % 360,
         "view:off_nadir": scene.view[0],
-        "view:azimuth": scene.view[1],
+        "view:azimuth": scene.view[1] % 360,
     }
     return {
         "title": f"{scene.id} as Sentinel-2 would have shown it",

@@ -10,12 +10,14 @@ leaves a line without pixels; a window without a line is simply made again.
 """
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
 import pathlib
+import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 import numpy as np
@@ -26,6 +28,7 @@ from harmonize_tf.errors import HarmonizeError
 
 SUFFIX = ".unfinished"  # after the product's name
 _MADE_OF, _WINDOWS = "made_of", "windows.txt"
+_LINE = re.compile(rb"(\d+) (\d+) ([01])\n")
 
 _log = logging.getLogger("harmonize")
 
@@ -43,7 +46,13 @@ class Work:
         """Opens what is in a product's folder, or begins there."""
         self.folder, self._path, self._journal = _folder(path), path, journal
         self.windows = dict(_lines(journal))
-        self.rasters = {name: Pixels(self.folder / f"{name}.tif", image) for name, image in images.items()}
+        self.rasters: dict[str, Pixels] = {}
+        try:
+            for name, image in images.items():
+                self.rasters[name] = Pixels(_raster(self.folder, name), image)
+        except BaseException:
+            self.close()
+            raise
 
     def add(self, row: int, column: int, values: Mapping[str, np.ndarray], rows: slice, columns: slice) -> None:
         """Keeps a window.
@@ -62,7 +71,9 @@ class Work:
             for name, pixels in values.items():
                 self.rasters[name].write(pixels, rows, columns)
                 self.rasters[name].sync()
-            self._journal.write(f"{row} {column} {len(values) > 0:d}\n".encode())
+            line = f"{row} {column} {len(values) > 0:d}\n".encode()
+            if self._journal.write(line) < len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.fdatasync(self._journal.fileno())
         self.windows[row, column] = len(values) > 0
 
@@ -92,26 +103,38 @@ def work(path: pathlib.Path, made_of: str, images: Mapping[str, Image]) -> Itera
         begun = None
         try:
             with cog.mendable(path):
-                _begin(folder, journal, made_of)
+                _begin(folder, journal, made_of, [_raster(folder, name) for name in images])
                 begun = Work(path, journal, images)
                 # Only now is there all that is needed to go on.
                 artifacts.write(folder / _MADE_OF, made_of)
             yield begun
         except BaseException as error:
-            if begun is None or not begun.windows:
-                shutil.rmtree(folder)
-            elif isinstance(error, HarmonizeError):
+            if not (folder / _MADE_OF).exists() or (begun and not begun.windows):
+                _remove(folder)
+            elif begun and isinstance(error, HarmonizeError):
                 kept = f"{len(begun.windows)} windows are done and kept in {folder}: the same command goes on there."
                 error.args = (f"{error} {kept}",)
             raise
         finally:
             if begun is not None:
                 begun.close()
-        shutil.rmtree(folder)
+        _remove(folder)
 
 
 def _folder(path: pathlib.Path) -> pathlib.Path:
     return path.with_name(path.name + SUFFIX)
+
+
+def _raster(folder: pathlib.Path, name: str) -> pathlib.Path:
+    return folder / f"{name}.tif"
+
+
+def _remove(folder: pathlib.Path) -> None:
+    """Takes the folder away at once: file by file, one that was killed meanwhile would look like work to go on with."""
+    gone = folder.with_name(folder.name + ".gone")
+    shutil.rmtree(gone, ignore_errors=True)
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def _lock(path: pathlib.Path) -> BinaryIO:
@@ -119,7 +142,10 @@ def _lock(path: pathlib.Path) -> BinaryIO:
     folder = _folder(path)
     while True:
         folder.mkdir(exist_ok=True)
-        journal = open(folder / _WINDOWS, "a+b", buffering=0)
+        try:
+            journal = open(folder / _WINDOWS, "a+b", buffering=0)
+        except FileNotFoundError:  # one that finished has just taken the folder away
+            continue
         try:
             fcntl.flock(journal, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -127,21 +153,22 @@ def _lock(path: pathlib.Path) -> BinaryIO:
             raise HarmonizeError(
                 f"another process is making this product; wait for it, or choose another name. Received: out={path}"
             ) from error
-        # One that finished in the meantime has taken the folder away.
+        # Or it has done so since.
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(journal.fileno()), os.stat(folder / _WINDOWS)):
                 return journal
         journal.close()
 
 
-def _begin(folder: pathlib.Path, journal: BinaryIO, made_of: str) -> None:
-    """Clears the folder of all that does not belong to this product."""
+def _begin(folder: pathlib.Path, journal: BinaryIO, made_of: str, rasters: Sequence[pathlib.Path]) -> None:
+    """Clears the folder of all that does not belong to this product, or is of no use without the rasters."""
     file = folder / _MADE_OF
-    if file.is_file() and file.read_text() == made_of:
+    same = file.is_file() and file.read_text() == made_of
+    if same and all(raster.is_file() for raster in rasters):
         return
-    if file.is_file():
+    if file.is_file() and not same:
         _log.info("%s: what was done there was made of something else, and is discarded", folder)
-        file.unlink()
+    file.unlink(missing_ok=True)
     for other in folder.iterdir():
         if other.name != _WINDOWS:
             shutil.rmtree(other) if other.is_dir() else other.unlink()
@@ -149,10 +176,11 @@ def _begin(folder: pathlib.Path, journal: BinaryIO, made_of: str) -> None:
 
 
 def _lines(journal: BinaryIO) -> Iterator[tuple[tuple[int, int], bool]]:
-    """Windows that are done; a line that was not written to its end is taken away."""
+    """Windows that are done; a line that was not written to its end, and what is behind it, is taken away."""
     journal.seek(0)
-    text = journal.read()
-    journal.truncate(text.rfind(b"\n") + 1)
-    for line in text[: text.rfind(b"\n") + 1].decode().splitlines():
-        row, column, data = map(int, line.split())
+    text, end = journal.read(), 0
+    while line := _LINE.match(text, end):
+        row, column, data = map(int, line.groups())
         yield (row, column), bool(data)
+        end = line.end()
+    journal.truncate(end)
