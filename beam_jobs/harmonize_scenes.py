@@ -26,7 +26,7 @@ from beam_jobs.models import ExportedModel, ServedModel
 from beam_jobs.scene_handler import Job, SceneHandler
 from beam_jobs.scene_list import Task
 from beam_jobs.stopping import stoppable
-from harmonize_tf import command
+from harmonize_tf import command, predictors
 from harmonize_tf.errors import FlagError
 
 FLAGS = flags.FlagValues()
@@ -41,20 +41,7 @@ _OUT = flags.DEFINE_string("out", None, "Folder of the products, a path or gs://
 _MODEL = flags.DEFINE_string(
     "model", None, "Exported model, RUN/serving/NAME (its newest version) or one version.", flag_values=FLAGS
 )
-_TARGET = flags.DEFINE_string(
-    "target", None, "Server to ask instead, host:port; several separated by commas take turns.", flag_values=FLAGS
-)
-_MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name on the servers.", flag_values=FLAGS)
-_MODEL_LABEL = flags.DEFINE_string(
-    "model_label", None, "Label of the version to ask, such as stable; the newest by default.", flag_values=FLAGS
-)
-_TLS_CA = flags.DEFINE_string(
-    "tls_ca", None, "PEM file of those who sign the servers' certificate; TLS is then spoken.", flag_values=FLAGS
-)
-_TLS_CERTIFICATE = flags.DEFINE_string(
-    "tls_certificate", None, "PEM file by which the client shows who it is, where servers ask.", flag_values=FLAGS
-)
-_TLS_KEY = flags.DEFINE_string("tls_key", None, "PEM file with its private key.", flag_values=FLAGS)
+predictors.define_server_flags(FLAGS)
 _MAX_DEAD_FRACTION = flags.DEFINE_float(
     "max_dead_fraction", 0.01, "Greatest share of scenes that may have failed.", 0, 1, flag_values=FLAGS
 )
@@ -106,8 +93,7 @@ def add_to(pipeline: beam.Pipeline, job: Job) -> None:
 def _model() -> ExportedModel | ServedModel:
     if _MODEL.value:
         return ExportedModel.newest(_MODEL.value)
-    pem = {"ca": _TLS_CA.value, "certificate": _TLS_CERTIFICATE.value, "key": _TLS_KEY.value}
-    return ServedModel(_TARGET.value, _MODEL_NAME.value, _MODEL_LABEL.value, **pem)
+    return ServedModel(**predictors.server_of(FLAGS))
 
 
 def _make(out: Folder, todo: Sequence[Task], job: Job, beam_options: PipelineOptions, flags_text: str) -> None:
@@ -134,10 +120,10 @@ def _check_flags(beam_options: PipelineOptions) -> None:
     for flag in (_SCENES, _OUT):
         if not flag.value:
             raise FlagError(f"--{flag.name} is needed. See --help. Received: {flag.name}={flag.value}")
-    if bool(_MODEL.value) == bool(_TARGET.value):
+    if bool(_MODEL.value) == bool(FLAGS.target):
         raise FlagError(
             "expected either --model (a folder) or --target (servers). "
-            f"Received: model={_MODEL.value}, target={_TARGET.value}"
+            f"Received: model={_MODEL.value}, target={FLAGS.target}"
         )
     options.check_reachable("out", _OUT.value, beam_options)
     if _MODEL.value:

@@ -113,6 +113,4 @@ class ServedModel:
 
     def open(self) -> contextlib.AbstractContextManager[Predictor]:
         """Connects; the version found is kept to until the context ends."""
-        told = {"label": self.label, "ca": self.ca, "certificate": self.certificate, "key": self.key}
-        given = {name: value for name, value in told.items() if value}
-        return predictors.served(self.target, self.name, **given)
+        return predictors.served(**dataclasses.asdict(self))

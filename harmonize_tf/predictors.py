@@ -8,7 +8,29 @@ import contextlib
 import importlib
 from collections.abc import Iterator
 
+from absl import flags
+
 from harmonize_tf.products import Predictor
+
+
+def define_server_flags(flag_values: flags.FlagValues) -> None:
+    """Defines the flags that say which servers to ask for which model, and how."""
+    for name, default, told in (
+        ("target", None, "Server to ask, host:port; several separated by commas take turns."),
+        ("model_name", "default", "The model's name there."),
+        ("model_label", None, "Label of the version to ask for, such as stable; without one the newest is."),
+        ("tls_ca", None, "PEM file of those who sign the server's certificate; TLS is then spoken."),
+        ("tls_certificate", None, "PEM file by which the client shows who it is, where the server asks."),
+        ("tls_key", None, "PEM file with its private key."),
+    ):
+        flags.DEFINE_string(name, default, told, flag_values=flag_values)
+
+
+def server_of(flag_values: flags.FlagValues) -> dict[str, str | None]:
+    """What those flags say, as `served` takes it."""
+    names = {"target": "target", "name": "model_name", "label": "model_label", "ca": "tls_ca"}
+    names |= {"certificate": "tls_certificate", "key": "tls_key"}
+    return {argument: flag_values[flag].value for argument, flag in names.items()}
 
 
 @contextlib.contextmanager

@@ -69,11 +69,11 @@ class Product:
     kept: int
     seconds: float
 
-    @classmethod
-    def at(cls, path: pathlib.Path, **facts: object) -> "Product":
-        """A product by its GeoTIFF's name."""
+    @staticmethod
+    def names(path: pathlib.Path) -> tuple[pathlib.Path, pathlib.Path, pathlib.Path, pathlib.Path]:
+        """Its files by the GeoTIFF's name, the item last."""
         judged = path.with_name(f"{path.stem}_quality{path.suffix}")
-        return cls(path, judged, path.with_suffix(".png"), path.with_suffix(".json"), **facts)
+        return path, judged, path.with_suffix(".png"), path.with_suffix(".json")
 
 
 def harmonize(
@@ -136,11 +136,9 @@ def harmonize(
                 cut = {name: value[tuple(inside)] for name, value in values.items() if value is not None}
                 work.add(core.row, core.column, cut, rows, columns)
         skipped = len(plan) - sum(work.windows.values())
-        facts = {"grid": grid, "windows": len(plan), "skipped": skipped, "kept": kept}
-        product = Product.at(path, **facts, seconds=time.monotonic() - started)
         with cog.mendable(path):
-            _publish(product, work, lambda files: _item(scene, predictor, images["pixels"], files))
-    return dataclasses.replace(product, seconds=time.monotonic() - started)
+            _publish(path, work, lambda files: _item(scene, predictor, images["pixels"], files))
+    return Product(*Product.names(path), grid, len(plan), skipped, kept, time.monotonic() - started)
 
 
 def enclosing(grid: Grid) -> Grid:
@@ -200,23 +198,25 @@ def _made_of(source: SceneSource, scene: Scene, predictor: Predictor, grid: Grid
     )
 
 
-def _publish(product: Product, work: unfinished.Work, describe: Callable[[Mapping[str, pathlib.Path]], str]) -> None:
+def _publish(path: pathlib.Path, work: unfinished.Work, describe: Callable[[Mapping[str, pathlib.Path]], str]) -> None:
     """Makes the files aside, then gives them their names, the item last."""
     aside = work.folder / "new"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
-    new = Product.at(aside / product.path.name, **dict.fromkeys(("grid", "windows", "skipped", "kept", "seconds")))
-    for file, name in ((new.path, "pixels"), (new.quality, "quality")):
+    *new, _ = Product.names(aside / path.name)
+    for file, name in zip(new, ("pixels", "quality"), strict=False):
         raster = work.rasters[name]
         cog.publish(raster.path, file, raster.image.overviews)
-    quicklook.write(new.path, new.quality, new.picture)
-    text = describe({"data": new.path, "quality": new.quality, "thumbnail": new.picture})
+    data, judged, picture = new
+    quicklook.write(data, judged, picture)
+    text = describe({"data": data, "quality": judged, "thumbnail": picture})
+    *files, item = Product.names(path)
     # From here to the end an older product of that name is no longer whole.
-    product.item.unlink(missing_ok=True)
-    for name in ("path", "quality", "picture"):
-        getattr(new, name).replace(getattr(product, name))
-    artifacts.write(product.item, text)
-    artifacts.sync(product.picture, product.item, product.path.parent)
+    item.unlink(missing_ok=True)
+    for made, file in zip(new, files, strict=True):
+        made.replace(file)
+    artifacts.write(item, text)
+    artifacts.sync(*files, item, path.parent)
 
 
 def _item(scene: Scene, predictor: Predictor, image: Image, files: Mapping[str, pathlib.Path]) -> str:

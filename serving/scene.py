@@ -8,8 +8,8 @@ process or on a server, and writes harmonised.tif, its quality bits harmonised_q
 harmonised.png and its STAC item harmonised.json. A command that was interrupted is simply given again.
 """
 
-import contextlib
 import logging
+import os
 import pathlib
 from collections.abc import Sequence
 
@@ -25,20 +25,7 @@ FLAGS = flags.FlagValues()
 _MODEL = flags.DEFINE_string(
     "model", None, "Exported model, RUN/serving/NAME (its newest version) or one version.", flag_values=FLAGS
 )
-_TARGET = flags.DEFINE_string(
-    "target", None, "Server to ask instead, host:port; several separated by commas take turns.", flag_values=FLAGS
-)
-_MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name on the server.", flag_values=FLAGS)
-_MODEL_LABEL = flags.DEFINE_string(
-    "model_label", None, "Label of the version to ask for, such as stable; else the newest is.", flag_values=FLAGS
-)
-_TLS_CA = flags.DEFINE_string(
-    "tls_ca", None, "PEM file of those who sign the server's certificate; TLS is then spoken.", flag_values=FLAGS
-)
-_TLS_CERTIFICATE = flags.DEFINE_string(
-    "tls_certificate", None, "PEM file by which the client shows who it is, where the server asks.", flag_values=FLAGS
-)
-_TLS_KEY = flags.DEFINE_string("tls_key", None, "PEM file with its private key.", flag_values=FLAGS)
+predictors.define_server_flags(FLAGS)
 _SCENE = flags.DEFINE_string("scene", None, "Id of the scene, where IN holds several.", flag_values=FLAGS)
 _WINDOW = flags.DEFINE_integer(
     "window",
@@ -67,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     given, out = _arguments(command.parse(FLAGS, argv))
     source = GeoTiffSource(given)
     scene = choose(source.scenes(), _SCENE.value)
+    _check_spared(out, given, source.files(scene))
     grid = mgrs_tile(_TILE.value) if _TILE.value else None
-    with _predictor() as predictor:
+    local = predictors.local(_MODEL.value) if _MODEL.value else None
+    with local or predictors.served(**predictors.server_of(FLAGS)) as predictor:
         product = products.harmonize(source, scene, predictor, out, grid=grid, window=_WINDOW.value)
     rows, columns = product.grid.shape
     _log.info(
@@ -78,13 +67,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     if _FIGURE.value:
         quicklook.compare(source, scene, out, pathlib.Path(_FIGURE.value))
-
-
-def _predictor() -> contextlib.AbstractContextManager[products.Predictor]:
-    if not _TARGET.value:
-        return predictors.local(_MODEL.value)
-    pem = {"ca": _TLS_CA.value, "certificate": _TLS_CERTIFICATE.value, "key": _TLS_KEY.value}
-    return predictors.served(_TARGET.value, _MODEL_NAME.value, label=_MODEL_LABEL.value, **pem)
 
 
 def choose(scenes: Sequence[Scene], wanted: str | None) -> Scene:
@@ -110,10 +92,10 @@ def _arguments(positional: Sequence[str]) -> tuple[str, pathlib.Path]:
         raise FlagError(
             f"expected a scene and the GeoTIFF to write, `harmonize scene IN OUT.tif`. Received: {list(positional)}"
         )
-    if bool(_MODEL.value) == bool(_TARGET.value):
+    if bool(_MODEL.value) == bool(FLAGS.target):
         raise FlagError(
             "expected either --model (a folder) or --target (a server). "
-            f"Received: model={_MODEL.value}, target={_TARGET.value}"
+            f"Received: model={_MODEL.value}, target={FLAGS.target}"
         )
     given, out = positional[0], pathlib.Path(positional[1])
     if out.suffix.lower() not in (".tif", ".tiff"):
@@ -124,6 +106,13 @@ def _arguments(positional: Sequence[str]) -> tuple[str, pathlib.Path]:
     if _FIGURE.value:
         _check_figure(pathlib.Path(_FIGURE.value), out)
     return given, out
+
+
+def _check_spared(out: pathlib.Path, given: str, files: Sequence[str]) -> None:
+    """Refuses a product that would take the place of what it is made of."""
+    for path in products.Product.names(out):
+        if path.exists() and any(os.path.exists(file) and path.samefile(file) for file in (given, *files)):
+            raise FlagError(f"{path} is the scene's own; choose another name. Received: {out}")
 
 
 def _check_figure(figure: pathlib.Path, out: pathlib.Path) -> None:

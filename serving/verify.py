@@ -16,7 +16,7 @@ import numpy as np
 from absl import flags
 from tensorflow.core.protobuf import saved_model_pb2
 
-from harmonize_tf import command, versions
+from harmonize_tf import command, predictors, versions
 from harmonize_tf.errors import FlagError, ModelError
 from harmonize_tf.manifest import FILE as MANIFEST_FILE
 from harmonize_tf.manifest import Manifest
@@ -26,8 +26,7 @@ from serving.client import Client
 from serving.servable import RequestError, Servable, warmup_logs
 
 FLAGS = flags.FlagValues()
-_TARGET = flags.DEFINE_string("target", None, "host:port of a server to ask.", flag_values=FLAGS)
-_MODEL_NAME = flags.DEFINE_string("model_name", "default", "The model's name there.", flag_values=FLAGS)
+predictors.define_server_flags(FLAGS)
 # By what the network computes in, codes: what another order of the same operations can change. In bfloat16 each result
 # is rounded to 8 bits, which on the warm-up requests' noise of 4000 codes made up to 50 codes (6 on real scenes).
 _TOLERANCE = {"float32": 1, "bfloat16": 64}
@@ -128,10 +127,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if len(paths) != 1:
         raise FlagError(f"expected one folder, a version's or a model's. Received: {' '.join(paths) or 'none'}")
     path = versions.newest(pathlib.Path(paths[0]))
-    if not _TARGET.value:
+    if not FLAGS.target:
         verify(path)
     else:
-        with Client(_TARGET.value, _MODEL_NAME.value) as client:
+        with predictors.served(**predictors.server_of(FLAGS)) as client:
             verify_served(path, client)
     print(f"{path}: answers as it should")
 

@@ -59,6 +59,14 @@ def test_geographic_coordinates_go_to_the_zone_of_their_centre():
     assert geometry.sentinel_crs("EPSG:4326", (-60.0, -3.2, -59.9, -3.1)) == "EPSG:32721"
 
 
+def test_a_scene_across_the_antimeridian_goes_to_a_zone_there():
+    # Landsat's polar stereographic grid over the Ross Sea, at 180 degrees.
+    zones = [
+        geometry.sentinel_crs("EPSG:3031", (x - 90_000, -1_300_000, x + 90_000, -1_120_000)) for x in (-9e4, 0, 9e4)
+    ]
+    assert set(zones) <= {"EPSG:32701", "EPSG:32760"}
+
+
 def test_at_changes_the_pixels_and_keeps_the_ground():
     grid = Grid("EPSG:32633", 10.0, 10.0, (10.0, 10.0), (192, 96))
     assert grid.at(15.0).shape == (128, 64)

@@ -6,6 +6,7 @@ import json
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -359,6 +360,78 @@ def test_a_scene_that_is_killed_while_its_files_are_made_is_whole_after_the_next
         assert_checksums(tmp_path / "out.json")
     product, _ = run(wedge, tmp_path / "out.tif", window=24)
     assert product.kept == product.windows
+    assert_same(product, run(wedge, tmp_path / "whole.tif", window=24)[0])
+
+
+@pytest.mark.parametrize("survives", ["windows.txt", "made_of", "nothing"])
+def test_a_kill_while_the_work_is_taken_away_costs_nothing(survives, wedge, tmp_path, monkeypatch):
+    """Some files of the folder are gone by then and some are not."""
+
+    real = shutil.rmtree
+
+    def killed(folder, **options):
+        if folder.exists():
+            for file in folder.iterdir():
+                if file.name != survives:
+                    real(file) if file.is_dir() else file.unlink()
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(wedge, tmp_path / "out.tif", window=24)
+    assert_checksums(tmp_path / "out.json")
+    product, _ = run(wedge, tmp_path / "out.tif", window=24)
+    assert product.kept == 0
+    assert_same(product, run(wedge, tmp_path / "whole.tif", window=24)[0])
+    assert not list(tmp_path.glob("*unfinished*"))
+
+
+class Stopping(Smooth):
+    def predict(self, ms, pan):
+        if len(self.shapes) == 6:
+            raise KeyboardInterrupt
+        return super().predict(ms, pan)
+
+
+class Mended:
+    """A source whose scene was corrected: other pixels or another mask of some bands, or other facts."""
+
+    def __init__(self, source, bands=(), gain=1.0, clear=True, **facts):
+        self.source, self.bands, self.gain, self.clear, self.facts = source, bands, gain, clear, facts
+
+    def scenes(self):
+        return [dataclasses.replace(scene, **self.facts) for scene in self.source.scenes()]
+
+    def read(self, scene, bands, window):
+        raster = self.source.read(self.source.scenes()[0], bands, window)
+        gain = np.array([self.gain if band in self.bands else 1.0 for band in bands], np.float32)
+        return dataclasses.replace(raster, values=raster.values * gain, clear=raster.clear & self.clear)
+
+
+@pytest.mark.parametrize(
+    "mended", [{"bands": ["pan"], "gain": 1.01}, {"clear": False}, {"spacecraft": "LANDSAT_9"}], ids=str
+)
+def test_work_on_a_scene_that_was_corrected_since_begins_anew(mended, wedge, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        run(wedge, tmp_path / "out.tif", Stopping(), window=24, in_flight=1)
+    assert (tmp_path / "out.tif.unfinished").is_dir()
+    product, _ = run(Mended(wedge, **mended), tmp_path / "out.tif", window=24)
+    assert product.kept == 0
+    assert_same(product, run(Mended(wedge, **mended), tmp_path / "whole.tif", window=24)[0])
+
+
+def test_what_keeps_work_from_being_opened_deletes_none_of_it(wedge, tmp_path, monkeypatch):
+    with pytest.raises(KeyboardInterrupt):
+        run(wedge, tmp_path / "out.tif", Stopping(), window=24, in_flight=1)
+    with (tmp_path / "out.tif.unfinished" / "windows.txt").open("a") as journal:
+        journal.write("48 48 96 1\n")  # two lines that a full disk made one
+    with monkeypatch.context() as patched:
+        patched.setattr(cog.os, "open", lambda *args: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+        with pytest.raises(HarmonizeError, match="Too many open files"):
+            run(wedge, tmp_path / "out.tif", window=24)
+    product, _ = run(wedge, tmp_path / "out.tif", window=24)
+    assert product.kept >= 5
     assert_same(product, run(wedge, tmp_path / "whole.tif", window=24)[0])
 
 

@@ -94,6 +94,19 @@ def test_an_outline_across_the_antimeridian_is_in_two_parts_on_either_side(crs, 
     assert outline.geom_type == "MultiPolygon" and len(outline.geoms) == 2
     west, east = sorted(outline.geoms, key=lambda part: part.bounds[0])
     assert west.bounds[0] == -180 and east.bounds[2] == 180 and west.bounds[2] < -179 and east.bounds[0] > 179
+    box = stac.bounding_box(outline)
+    assert (box[0], box[2]) == (east.bounds[0], west.bounds[2]) and box[1] < box[3]
+
+
+def test_a_narrow_strip_in_a_large_product_is_within_its_outline(tmp_path):
+    grid = Grid("EPSG:32633", 400_000, 5_000_000, (10.0, 10.0), (6_000, 6_000))
+    quality = cog.Pixels(tmp_path / "q.tif", cog.Image(grid, ("quality",), {}, "uint8", None, "NEAREST"))
+    quality.write(np.ones((6_000, 6, 1), np.uint8), slice(0, 6_000), slice(5_990, 5_996))
+    quality.close()
+    outline = stac.outline(tmp_path / "q.tif", grid)
+    metres = rasterio.warp.transform("EPSG:4326", grid.crs, *np.transpose(shapely.get_coordinates(outline)))
+    found = [bound(axis) for axis in metres for bound in (min, max)]
+    np.testing.assert_allclose(found, [459_900, 459_960, 4_940_000, 5_000_000], atol=0.2)
 
 
 def test_a_sentinel_tile_is_named_by_its_code(tmp_path, monkeypatch):

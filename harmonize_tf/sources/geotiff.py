@@ -62,6 +62,11 @@ class GeoTiffSource:
         """All scenes in the order in which they were found."""
         return [files.scene for files in self._files.values()]
 
+    def files(self, scene: Scene) -> list[str]:
+        """Paths or URLs of the rasters that a scene is read from."""
+        files = self._files[scene.id]
+        return list(dict.fromkeys(file.path for file in (*files.bands.values(), *files.quality)))
+
     def pairs(self) -> Sequence[tuple[Scene | None, Scene | None]]:
         """The manifests' pairs, or else those that time and overlap suggest; then the scenes without a partner."""
         scenes = self.scenes()

@@ -153,6 +153,15 @@ def test_wrong_use_is_told_in_one_line_and_leaves_nothing(arguments, error, mess
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("out", ["manifest.tif", "pan.tif"])
+def test_a_scene_is_never_written_over_by_its_own_product(out, exported, tmp_path):
+    manifest = write_manifest(tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(FlagError, match="is the scene's own; choose another name"):
+        scene.main([str(manifest), str(tmp_path / out), f"--model={exported.directory}"])
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def after_windows(monkeypatch, count, action):
     """Does something once, after that many windows of a scene are done."""
     add, done = unfinished.Work.add, itertools.count(1)
