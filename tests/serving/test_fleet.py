@@ -15,7 +15,7 @@ import trustme
 from scripted_server import Scripted, answer, serve
 from tensorflow_serving.apis import predict_pb2
 
-from harmonize_tf import command
+from harmonize_tf import command, predictors
 from harmonize_tf.errors import FlagError, ServerError
 from serving import fleet, scene
 from serving.client import Client, tls
@@ -155,7 +155,7 @@ def test_a_label_goes_with_the_command(start):
     for label in ("stable", "canary"):
         command.parse(scene.FLAGS, [f"--target={address}", f"--model_label={label}"])
         told = contextlib.nullcontext() if label == "stable" else pytest.raises(ServerError, match="label=canary")
-        with told, scene._predictor() as predictor:
+        with told, predictors.served(**predictors.server_of(scene.FLAGS)) as predictor:
             assert predictor.version == 3
 
 
@@ -305,7 +305,7 @@ def test_a_scene_goes_over_tls_with_the_files_that_its_flags_name(start, authori
     target = address.replace("127.0.0.1", "localhost")
     files = {"ca": "ca.pem", "certificate": "client.pem", "key": "key.pem"}
     command.parse(scene.FLAGS, [f"--target={target}", *(f"--tls_{k}={folder / v}" for k, v in files.items())])
-    with scene._predictor() as predictor:
+    with predictors.served(**predictors.server_of(scene.FLAGS)) as predictor:
         assert predictor.version == 3
 
 
