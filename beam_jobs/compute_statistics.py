@@ -214,9 +214,7 @@ def _added_up(out: Folder) -> tuple[Totals, dict[Place, Counts]]:
 
 def _folders(beam_options: PipelineOptions) -> tuple[Folder, Folder]:
     """Of the export and of its statistics."""
-    for flag in (_DATA, _OUT):
-        if not flag.value:
-            raise FlagError(f"--{flag.name} is needed. See --help. Received: {flag.name}={flag.value}")
+    options.check_given(_DATA, _OUT)
     if _SCHEMA.value and _BASELINE.value:
         raise FlagError(
             "give --schema or --baseline, one of them; run the command twice for both. "

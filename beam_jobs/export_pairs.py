@@ -204,9 +204,7 @@ def add_to(pipeline: beam.Pipeline, tasks: Sequence[Task], job: Job) -> None:
 
 
 def _settings() -> Settings:
-    for flag in (_SOURCE,) if _DRY_RUN.value else (_SOURCE, _OUT):
-        if not flag.value:
-            raise FlagError(f"--{flag.name} is needed. See --help. Received: {flag.name}={flag.value}")
+    options.check_given(*((_SOURCE,) if _DRY_RUN.value else (_SOURCE, _OUT)))
     try:
         split = tuple(float(share) for share in _SPLIT.value)
     except ValueError as error:

@@ -38,10 +38,7 @@ _SCENES = flags.DEFINE_string(
     flag_values=FLAGS,
 )
 _OUT = flags.DEFINE_string("out", None, "Folder of the products, a path or gs://BUCKET/PATH.", flag_values=FLAGS)
-_MODEL = flags.DEFINE_string(
-    "model", None, "Exported model, RUN/serving/NAME (its newest version) or one version.", flag_values=FLAGS
-)
-predictors.define_server_flags(FLAGS)
+predictors.define_flags(FLAGS)
 _MAX_DEAD_FRACTION = flags.DEFINE_float(
     "max_dead_fraction", 0.01, "Greatest share of scenes that may have failed.", 0, 1, flag_values=FLAGS
 )
@@ -91,8 +88,8 @@ def add_to(pipeline: beam.Pipeline, job: Job) -> None:
 
 
 def _model() -> ExportedModel | ServedModel:
-    if _MODEL.value:
-        return ExportedModel.newest(_MODEL.value)
+    if FLAGS.model:
+        return ExportedModel.newest(FLAGS.model)
     return ServedModel(**predictors.server_of(FLAGS))
 
 
@@ -117,17 +114,11 @@ def _make(out: Folder, todo: Sequence[Task], job: Job, beam_options: PipelineOpt
 
 
 def _check_flags(beam_options: PipelineOptions) -> None:
-    for flag in (_SCENES, _OUT):
-        if not flag.value:
-            raise FlagError(f"--{flag.name} is needed. See --help. Received: {flag.name}={flag.value}")
-    if bool(_MODEL.value) == bool(FLAGS.target):
-        raise FlagError(
-            "expected either --model (a folder) or --target (servers). "
-            f"Received: model={_MODEL.value}, target={FLAGS.target}"
-        )
+    options.check_given(_SCENES, _OUT)
+    predictors.check_flags(FLAGS)
     options.check_reachable("out", _OUT.value, beam_options)
-    if _MODEL.value:
-        options.check_reachable("model", _MODEL.value, beam_options)
+    if FLAGS.model:
+        options.check_reachable("model", FLAGS.model, beam_options)
 
 
 def _told(told: Mapping[str, Any]) -> str:

@@ -101,6 +101,17 @@ def on_dataflow(options: PipelineOptions) -> bool:
     return _runner(options) == "dataflow"
 
 
+def check_given(*needed: flags.FlagHolder) -> None:
+    """Refuses a command line without one of these flags.
+
+    Raises:
+      FlagError: one has no value.
+    """
+    for flag in needed:
+        if not flag.value:
+            raise FlagError(f"--{flag.name} is needed. See --help. Received: {flag.name}={flag.value}")
+
+
 def check_reachable(name: str, folder: str, options: PipelineOptions) -> None:
     """Refuses a folder, a flag's value, that workers elsewhere cannot see.
 

@@ -10,7 +10,28 @@ from collections.abc import Iterator
 
 from absl import flags
 
+from harmonize_tf.errors import FlagError
 from harmonize_tf.products import Predictor
+
+
+def define_flags(flag_values: flags.FlagValues) -> None:
+    """Defines `--model`, for a model in this process, and those for one on a server."""
+    told = "Exported model, RUN/serving/NAME (its newest version) or one version."
+    flags.DEFINE_string("model", None, told, flag_values=flag_values)
+    define_server_flags(flag_values)
+
+
+def check_flags(flag_values: flags.FlagValues) -> None:
+    """Wants a model in this process or a server.
+
+    Raises:
+      FlagError: both are given, or none.
+    """
+    model, target = flag_values["model"].value, flag_values["target"].value
+    if bool(model) == bool(target):
+        raise FlagError(
+            f"expected either --model (a folder) or --target (a server). Received: model={model}, target={target}"
+        )
 
 
 def define_server_flags(flag_values: flags.FlagValues) -> None:

@@ -94,9 +94,11 @@ def outline(judged: pathlib.Path, grid: Grid) -> shapely.Geometry:
     first, last = np.full(grid.shape[0], grid.shape[1]), np.zeros(grid.shape[0], int)  # columns with data, of each row
     with rasterio.open(judged) as image:
         for _, block in image.block_windows(1):
-            rows, columns = np.nonzero(image.read(1, window=block))
-            np.minimum.at(first, block.row_off + rows, block.col_off + columns)
-            np.maximum.at(last, block.row_off + rows, block.col_off + columns + 1)
+            data = image.read(1, window=block) != 0
+            there = np.flatnonzero(data.any(1))
+            rows, columns, ends = block.row_off + there, data[there].argmax(1), data[there, ::-1].argmax(1)
+            first[rows] = np.minimum(first[rows], block.col_off + columns)
+            last[rows] = np.maximum(last[rows], block.col_off + block.width - ends)
     rows = np.flatnonzero(last)
     corners = [(side[rows], rows + down) for side in (first, last) for down in (0, 1)]
     found = np.transpose(grid.transform @ np.concatenate(corners, axis=1))

@@ -22,27 +22,21 @@ REQUEST_COUNT = prometheus_client.Counter(
     ("model_name", "status"),
     registry=_REGISTRY,
 )
-REQUEST_LATENCY = prometheus_client.Histogram(
-    ":tensorflow:serving:request_latency",
-    "Distribution of wall time (in microseconds) for Tensorflow Serving request.",
-    ("model_name", "API", "entrypoint"),
-    buckets=_MICROSECONDS,
-    registry=_REGISTRY,
-)
-RUNTIME_LATENCY = prometheus_client.Histogram(
-    ":tensorflow:serving:runtime_latency",
-    "Distribution of wall time (in microseconds) for Tensorflow runtime.",
-    ("model_name", "API", "runtime"),
-    buckets=_MICROSECONDS,
-    registry=_REGISTRY,
-)
-MODEL_WARMUP_LATENCY = prometheus_client.Histogram(
-    ":tensorflow:serving:model_warmup_latency",
-    "Distribution of wall time (in microseconds) for warming up the model.",
-    ("model_path", "status"),
-    buckets=_MICROSECONDS,
-    registry=_REGISTRY,
-)
+
+
+def _latency(name: str, of: str, labels: tuple[str, ...]) -> prometheus_client.Histogram:
+    return prometheus_client.Histogram(
+        f":tensorflow:serving:{name}",
+        f"Distribution of wall time (in microseconds) for {of}.",
+        labels,
+        buckets=_MICROSECONDS,
+        registry=_REGISTRY,
+    )
+
+
+REQUEST_LATENCY = _latency("request_latency", "Tensorflow Serving request", ("model_name", "API", "entrypoint"))
+RUNTIME_LATENCY = _latency("runtime_latency", "Tensorflow runtime", ("model_name", "API", "runtime"))
+MODEL_WARMUP_LATENCY = _latency("model_warmup_latency", "warming up the model", ("model_path", "status"))
 
 
 def page() -> bytes:

@@ -22,10 +22,7 @@ from harmonize_tf.sources import Scene
 from harmonize_tf.sources.geotiff import GeoTiffSource
 
 FLAGS = flags.FlagValues()
-_MODEL = flags.DEFINE_string(
-    "model", None, "Exported model, RUN/serving/NAME (its newest version) or one version.", flag_values=FLAGS
-)
-predictors.define_server_flags(FLAGS)
+predictors.define_flags(FLAGS)
 _SCENE = flags.DEFINE_string("scene", None, "Id of the scene, where IN holds several.", flag_values=FLAGS)
 _WINDOW = flags.DEFINE_integer(
     "window",
@@ -56,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scene = choose(source.scenes(), _SCENE.value)
     _check_spared(out, given, source.files(scene))
     grid = mgrs_tile(_TILE.value) if _TILE.value else None
-    local = predictors.local(_MODEL.value) if _MODEL.value else None
+    local = predictors.local(FLAGS.model) if FLAGS.model else None
     with local or predictors.served(**predictors.server_of(FLAGS)) as predictor:
         product = products.harmonize(source, scene, predictor, out, grid=grid, window=_WINDOW.value)
     rows, columns = product.grid.shape
@@ -92,11 +89,7 @@ def _arguments(positional: Sequence[str]) -> tuple[str, pathlib.Path]:
         raise FlagError(
             f"expected a scene and the GeoTIFF to write, `harmonize scene IN OUT.tif`. Received: {list(positional)}"
         )
-    if bool(_MODEL.value) == bool(FLAGS.target):
-        raise FlagError(
-            "expected either --model (a folder) or --target (a server). "
-            f"Received: model={_MODEL.value}, target={FLAGS.target}"
-        )
+    predictors.check_flags(FLAGS)
     given, out = positional[0], pathlib.Path(positional[1])
     if out.suffix.lower() not in (".tif", ".tiff"):
         raise FlagError(f"the product is a GeoTIFF; end its name in .tif. Received: {out}")

@@ -41,6 +41,11 @@ class RequestError(Exception):
         self.code = code
 
 
+def invalid(message: str) -> RequestError:
+    """A request that can never be answered, whatever the model's state."""
+    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
 class Servable:
     """One version of a model, loaded and ready to run its signatures from any thread.
 
@@ -108,7 +113,7 @@ class Servable:
         except tf.errors.OpError as error:
             raise RequestError(_CODES[error.error_code], error.message) from error
         except UnicodeDecodeError as error:  # the graph's message quotes a damaged Example, and Python cannot take it
-            raise _invalid(error.object.decode(errors="replace")) from error
+            raise invalid(error.object.decode(errors="replace")) from error
 
     def predict_unchecked(self, inputs: Mapping[str, np.ndarray], signature_name: str) -> dict[str, np.ndarray]:
         """As `predict`, but whatever the shapes: the graph sees what it would see in TensorFlow Serving.
@@ -139,24 +144,24 @@ class Servable:
         """
         signature_name = signature_name or DEFAULT_SIGNATURE
         if signature_name not in self.signatures:
-            raise _invalid(f"No signature was found with the name: {signature_name}")
+            raise invalid(f"No signature was found with the name: {signature_name}")
         signature = self.signatures[signature_name]
         kind = {"Classify": "classification", "Regress": "regression"}[api]
         if len(signature.inputs) != 1:
-            raise _invalid("Expected one input Tensor.")
+            raise invalid("Expected one input Tensor.")
         if api == "Classify" and len(signature.outputs) not in (1, 2):
-            raise _invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
+            raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
         if api == "Regress" and len(signature.outputs) != 1:
-            raise _invalid("Expected one output Tensor.")
+            raise invalid("Expected one output Tensor.")
         if "inputs" not in signature.inputs:
-            raise _invalid(f"No {kind} inputs found in SignatureDef: {signature}")
+            raise invalid(f"No {kind} inputs found in SignatureDef: {signature}")
         if api == "Classify" and not {"classes", "scores"} & set(signature.outputs):
-            raise _invalid(
+            raise invalid(
                 'Expected classification signature outputs to contain at least one of "classes" or "scores". '
                 f"Signature was: {signature}"
             )
         if api == "Regress" and "outputs" not in signature.outputs:
-            raise _invalid(f"No regression outputs found in SignatureDef: {signature}")
+            raise invalid(f"No regression outputs found in SignatureDef: {signature}")
 
     def close(self) -> None:
         """Frees the model; no run may be under way."""
@@ -192,10 +197,6 @@ def _without_warnings() -> Iterator[None]:
         tf.get_logger().removeFilter(keep)
 
 
-def _invalid(text: str) -> RequestError:
-    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, text)
-
-
 def _braces(names: Collection[str]) -> str:
     return "{" + ",".join(sorted(names)) + "}"
 
@@ -203,14 +204,14 @@ def _braces(names: Collection[str]) -> str:
 def _check_aliases(signature: meta_graph_pb2.SignatureDef, inputs: Collection[str]) -> None:
     expected = signature.inputs
     if len(inputs) != len(expected):
-        raise _invalid(
+        raise invalid(
             f"input size does not match signature: {len(inputs)}!={len(expected)} len({_braces(inputs)}) != "
             f"len({_braces(expected)}). Sent extra: {_braces(set(inputs) - set(expected))}. "
             f"Missing but required: {_braces(set(expected) - set(inputs))}."
         )
     for alias, info in sorted(expected.items()):
         if alias not in inputs:
-            raise _invalid(
+            raise invalid(
                 f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no default value "
                 f"provided. Inputs expected to be in the request {_braces(inputs)}, or default input alias set: "
             )
@@ -226,21 +227,21 @@ def _check_tensor(index: int, info: meta_graph_pb2.TensorInfo, array: np.ndarray
     sent = tf.as_dtype(array.dtype if array.dtype != np.object_ else tf.string)
     if sent != info.dtype:
         wanted, got = (_CPP_NAMES.get(d.name, d.name) for d in (tf.as_dtype(info.dtype), sent))
-        raise _invalid(f"Expects arg[{index}] to be {wanted} but {got} is provided")
+        raise invalid(f"Expects arg[{index}] to be {wanted} but {got} is provided")
     shape = tf.TensorShape(info.tensor_shape)
     if not shape.is_compatible_with(array.shape):
         known = ",".join("?" if size is None else str(size) for size in shape)
         received = ",".join(map(str, array.shape))
-        raise _invalid(f"Shape of tensor {info.name} [{received}] is not compatible with expected shape [{known}].")
+        raise invalid(f"Shape of tensor {info.name} [{received}] is not compatible with expected shape [{known}].")
 
 
 def _fetches(signature: meta_graph_pb2.SignatureDef, output_filter: Sequence[str]) -> dict[str, str]:
     for alias in output_filter:
         if alias not in signature.outputs:
-            raise _invalid(
+            raise invalid(
                 f"output tensor alias not found in signature: {alias} Outputs expected to be in the set "
                 f"{_braces(signature.outputs)}."
             )
         if list(output_filter).count(alias) > 1:
-            raise _invalid(f"duplicate output tensor alias: {alias}")
+            raise invalid(f"duplicate output tensor alias: {alias}")
     return {alias: signature.outputs[alias].name for alias in output_filter or signature.outputs}

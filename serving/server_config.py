@@ -15,7 +15,7 @@ from google.protobuf.message import Message
 from tensorflow_serving.config import file_system_storage_path_source_pb2, model_server_config_pb2
 
 from harmonize_tf.errors import FlagError
-from serving.servable import RequestError
+from serving.servable import invalid
 
 PLATFORM = "tensorflow"
 _METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -116,7 +116,7 @@ def check(config: model_server_config_pb2.ModelServerConfig) -> None:
       RequestError: it would not be accepted by TensorFlow Serving.
     """
     if config.WhichOneof("config") != "model_config_list":
-        raise _invalid(
+        raise invalid(
             "ServerModelConfig type not supported by HandleReloadConfigRequest. Only ModelConfigList is currently "
             "supported"
         )
@@ -124,10 +124,10 @@ def check(config: model_server_config_pb2.ModelServerConfig) -> None:
     names = [model.name for model in models]
     for model in models:
         if names.count(model.name) > 1:
-            raise _invalid(f"Illegal to list model {model.name} multiple times in config list")
+            raise invalid(f"Illegal to list model {model.name} multiple times in config list")
     for model in models:
         if not os.path.isabs(model.base_path) and "://" not in model.base_path:
-            raise _invalid(
+            raise invalid(
                 f"Expected model {model.name} to have an absolute path or URI; got base_path()={model.base_path}"
             )
     for model in models:
@@ -136,21 +136,17 @@ def check(config: model_server_config_pb2.ModelServerConfig) -> None:
 
 def _check_platform(model: model_server_config_pb2.ModelConfig) -> None:
     if model.model_type and model.model_platform:
-        raise _invalid(
+        raise invalid(
             "Illegal setting both ModelServerConfig::model_type (deprecated) and ModelServerConfig::model_platform."
         )
     if model.model_type not in (model_server_config_pb2.MODEL_TYPE_UNSPECIFIED, model_server_config_pb2.TENSORFLOW):
-        raise _invalid(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
+        raise invalid(f"ModelServerConfig::model_type choice {model.model_type} not supported.")
     if not model.model_type and not model.model_platform:
-        raise _invalid(
+        raise invalid(
             "Illegal setting neither ModelServerConfig::model_type (deprecated) nor ModelServerConfig::model_platform."
         )
     if model.model_platform not in ("", PLATFORM):
-        raise _invalid(f"Model {model.name} requests unsupported platform {model.model_platform}")
-
-
-def _invalid(text: str) -> RequestError:
-    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, text)
+        raise invalid(f"Model {model.name} requests unsupported platform {model.model_platform}")
 
 
 def aspired(

@@ -24,7 +24,7 @@ from tensorflow_serving.apis import (
 
 from serving import metrics, tensors
 from serving.model_store import ModelStore
-from serving.servable import DEFAULT_SIGNATURE, RequestError, Servable
+from serving.servable import DEFAULT_SIGNATURE, RequestError, Servable, invalid
 
 _log = logging.getLogger("harmonize.serving")
 # grpc_status_util.cc of TensorFlow Serving.
@@ -83,7 +83,7 @@ def _answer(
     start, status = time.perf_counter(), grpc.StatusCode.OK
     try:
         if isinstance(request, Exception):
-            raise RequestError(grpc.StatusCode.INVALID_ARGUMENT, f"The bytes received are no request of {api}")
+            raise invalid(f"The bytes received are no request of {api}")
         if not context.is_active() or context.time_remaining() <= 0:
             raise RequestError(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded")
         return method(request, context)
@@ -103,20 +103,16 @@ def _answer(
                 metrics.REQUEST_LATENCY.labels(name, api, "GRPC").observe(elapsed)
 
 
-def _invalid(text: str) -> RequestError:
-    return RequestError(grpc.StatusCode.INVALID_ARGUMENT, text)
-
-
 def _check_spec(request: Any) -> None:
     if not request.HasField("model_spec"):
-        raise _invalid("Missing ModelSpec")
+        raise invalid("Missing ModelSpec")
 
 
 def _servable(store: ModelStore, request: Any) -> contextlib.AbstractContextManager[tuple[int, Servable]]:
     """The version that a request's ModelSpec names."""
     spec = request.model_spec
     if not spec.name:
-        raise _invalid("ModelSpec has no name specified.")
+        raise invalid("ModelSpec has no name specified.")
     version = spec.version.value if spec.HasField("version") else None
     label = spec.version_label if spec.WhichOneof("version_choice") == "version_label" else None
     return store.servable(spec.name, version, label)
@@ -156,10 +152,10 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
         """Describes the signatures."""
         _check_spec(request)
         if not request.metadata_field:
-            raise _invalid("GetModelMetadataRequest must specify at least one metadata_field")
+            raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
         for field in request.metadata_field:
             if field != "signature_def":
-                raise _invalid(f"Metadata field {field} is not supported")
+                raise invalid(f"Metadata field {field} is not supported")
         response = get_model_metadata_pb2.GetModelMetadataResponse()
         with _servable(self._store, request) as (number, servable):
             signatures = get_model_metadata_pb2.SignatureDefMap(signature_def=servable.signatures)
@@ -227,7 +223,7 @@ def _decode(alias: str, proto: Any) -> Any:
             raise ValueError(f"its shape asks for {elements} values, most of which were not sent")
         return tensors.decode(proto)
     except ValueError as error:
-        raise _invalid(f"tensor parsing error: {alias} ({error})") from error
+        raise invalid(f"tensor parsing error: {alias} ({error})") from error
 
 
 def _left_out(method: str) -> RequestError:
